@@ -1,0 +1,1 @@
+"""What is right: models and oracles that a target's observations are compared with."""
