@@ -1,0 +1,1 @@
+"""The gate: targets, checks, findings and reports."""

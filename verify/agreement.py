@@ -1,0 +1,165 @@
+"""Comparisons of what ranks saw with what is right; each raises a ``Violation`` whose message stands alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from fixtures.scripted import Script, identify
+from reference import schedule
+from verify.finding import Violation
+from verify.observation import DETECTIONS, Call, RankSeen, Seen, expected_answer, features_of
+from verify.scan import Scan
+
+Table = Sequence[Sequence[object]]
+
+
+def brief(values: Any) -> str:
+    """A tensor in one line: shape, type, first values, and how many are NaN."""
+    if not isinstance(values, torch.Tensor):
+        return f"{type(values).__name__} {values!r}"[:120]
+    flat = values.detach().flatten()
+    numbers = ", ".join(f"{float(number):.8g}" for number in flat[:4])
+    nan = int(torch.isnan(flat).sum()) if values.is_floating_point() else 0
+    more = ", …" if flat.numel() > 4 else ""
+    poison = f", {nan} of {flat.numel()} NaN" if nan else ""
+    return f"{list(values.shape)} {str(values.dtype).removeprefix('torch.')} [{numbers}{more}]{poison}"
+
+
+def told(tensor: str, values: Any) -> str:
+    """A scripted tensor in one line, with what its first value says it is the output of."""
+    if not isinstance(values, torch.Tensor):
+        return brief(values)
+    origin = identify(tensor, values)
+    return f"{origin} ({brief(values)})" if origin else brief(values)
+
+
+def difference(expected: torch.Tensor, got: torch.Tensor) -> str:
+    """Where two tensors of the same shape differ most."""
+    wide, narrow = expected.double(), got.double()
+    apart = (wide - narrow).abs()
+    apart[torch.isnan(apart)] = float("inf")
+    worst = int(apart.argmax())
+    index = [int(number) for number in torch.unravel_index(torch.tensor(worst), apart.shape)]
+    count = int((apart > 0).sum())
+    there, here = float(wide.flatten()[worst]), float(narrow.flatten()[worst])
+    return f"{count} of {apart.numel()} values differ, most at {index}: {there:.9g} became {here:.9g}"
+
+
+def frames_around(case: Scan, rank: RankSeen, number: int) -> Table:
+    """A table of the calls around call ``number`` of a rank: who was expected and what came."""
+    rows: list[list[object]] = [["call", "frame", "delivered", "detected", "in the buffer after"]]
+    for call in rank.calls[max(0, number - 2) : number + 3]:
+        origin = identify("pred_boxes", torch.as_tensor(call.answer.get("pred_boxes", ())))
+        delivered = "not a detection" if origin is None else f"frame {origin.frame}, rank {origin.rank}"
+        mark = ">" if call.number == number else " "
+        detected = ", ".join(str(detected.frame) for detected in call.detected) or "-"
+        rows.append([f"{mark}{call.number}", call.visit.frame, delivered, detected, frame_set(call.resident)])
+    return rows
+
+
+def frame_set(frames: frozenset[int] | None) -> str:
+    return "not kept by frame" if frames is None else ", ".join(map(str, sorted(frames))) or "nothing"
+
+
+def _right(case: Scan, call: Call, tensor: str, got: torch.Tensor) -> bool:
+    """Whether a tensor is the visited frame's own detection, whichever rank computed it."""
+    own = schedule.detecting_rank(call.visit.frame, case.world_size)
+    order = [own, *(rank for rank in range(case.world_size) if rank != own)]
+    return any(torch.equal(expected_answer(case, call.visit, rank)[tensor], got) for rank in order)
+
+
+def assert_own_detections(seen: Seen) -> None:
+    """Every answer on every rank is the visited frame's own detection, bit for bit, under the visit's prompts."""
+    case = seen.case
+    for rank in seen.ranks:
+        for call in rank.calls:
+            expected = expected_answer(case, call.visit, schedule.detecting_rank(call.visit.frame, case.world_size))
+            for tensor in DETECTIONS:
+                got = call.answer.get(tensor)
+                if isinstance(got, torch.Tensor) and _right(case, call, tensor, got):
+                    continue
+                missing = not isinstance(got, torch.Tensor)
+                raise Violation(
+                    f"the answer has no {tensor}"
+                    if missing
+                    else f"the answer for frame {call.visit.frame} is not that frame's own detection",
+                    rank=rank.rank,
+                    call=call.number,
+                    frame=call.visit.frame,
+                    tensor=tensor,
+                    expected=told(tensor, expected[tensor]),
+                    got="keys " + ", ".join(sorted(call.answer)) if missing else told(tensor, got),
+                    table=frames_around(case, rank, call.number),
+                )
+
+
+def assert_same_tensor(
+    tensor: str, expected: torch.Tensor, got: Any, message: str, rank: RankSeen, call: Call, case: Scan | None = None
+) -> None:
+    """Two tensors have the same type, shape and bits."""
+    same = isinstance(got, torch.Tensor) and got.dtype == expected.dtype and torch.equal(got, expected)
+    if same:
+        return
+    shapes = isinstance(got, torch.Tensor) and got.shape == expected.shape
+    raise Violation(
+        message,
+        rank=rank.rank,
+        call=call.number,
+        frame=call.visit.frame,
+        tensor=tensor,
+        expected=brief(expected),
+        got=brief(got) + (f"; {difference(expected, got)}" if shapes else ""),
+        table=frames_around(case, rank, call.number) if case else (),
+    )
+
+
+def assert_features(call: Call, rank: RankSeen, expected: Mapping[str, torch.Tensor], case: Scan | None) -> None:
+    """An answer's tracker features are these three levels up to bfloat16's rounding, with a position encoding."""
+    got = features_of(call.answer)
+    for level, values in expected.items():
+        found = got.get(level)
+        rounded = values.to(torch.bfloat16)
+        if (
+            not isinstance(found, torch.Tensor)
+            or found.shape != values.shape
+            or not torch.equal(found.to(torch.bfloat16), rounded)
+        ):
+            raise Violation(
+                f"tracker features of level {level[-1]} are not the frame's own"
+                if found is not None
+                else f"the answer has no tracker features of level {level[-1]}",
+                rank=rank.rank,
+                call=call.number,
+                frame=call.visit.frame,
+                tensor=f"tracker_backbone_{level}",
+                expected=brief(rounded),
+                got=brief(found) if found is not None else "keys " + ", ".join(sorted(call.answer)),
+                table=frames_around(case, rank, call.number) if case else (),
+            )
+
+
+def assert_position_encoding(call: Call, rank: RankSeen, expected: Sequence[torch.Tensor]) -> None:
+    """An answer carries the tracker's position encoding of every level."""
+    found = features_of(call.answer).get("pos_enc")
+    levels = list(found) if isinstance(found, (list, tuple)) else [found]
+    same = len(levels) == len(expected) and all(
+        isinstance(level, torch.Tensor) and torch.equal(level.float(), right)
+        for level, right in zip(levels, expected, strict=True)
+    )
+    if not same:
+        raise Violation(
+            "the tracker's position encoding is missing or not the detector's",
+            rank=rank.rank,
+            call=call.number,
+            frame=call.visit.frame,
+            tensor="tracker_backbone_pos_enc",
+            expected="; ".join(brief(level) for level in expected),
+            got="; ".join(brief(level) for level in levels),
+        )
+
+
+def script_of(case: Scan) -> Script:
+    return Script(case.prompts, case.layout, case.tracker, case.seed)

@@ -1,0 +1,250 @@
+"""Runs checks on a target: draws cases, observes them on ranks, and makes findings of violations."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import hypothesis
+from hypothesis import strategies as st
+from hypothesis.errors import Flaky, Unsatisfiable
+
+from fixtures.ranks import Processes, Ranks, RanksFailed, Threads, Torchrun
+from verify.check import PROCESSES, THREADS, Check
+from verify.finding import Finding, Violation, replay_command
+from verify.known import Known
+from verify.observation import Observe, Seen, observe
+from verify.profile import PROFILES, Profile
+from verify.result import FAILED, NOT_PROVIDED, NOT_TRIGGERED, PASSED, SKIPPED, XFAILED, XPASSED, Result
+from verify.scan import Scan
+from verify.target import Target
+
+#: World sizes of cases on threads.
+THREAD_WORLD_SIZES = (1, 2, 3, 4, 5, 6, 7, 8)
+#: World sizes of cases on processes, where torchrun has not set one.
+PROCESS_WORLD_SIZES = (2, 4)
+
+
+class NotCovered(Exception):
+    """A carrier cannot run what the target asks of it; the message says what."""
+
+
+@dataclass
+class Carriers:
+    """The groups of ranks of a session, each made when it is first needed."""
+
+    backend: str = "gloo"
+    job: Torchrun | None = None
+    _made: dict[str, Ranks] = field(default_factory=dict)
+
+    def get(self, name: str) -> Ranks:
+        if name == PROCESSES and self.job is not None:
+            return self.job
+        if name not in self._made:
+            self._made[name] = Threads() if name == THREADS else Processes(self.backend)
+        return self._made[name]
+
+    def close(self) -> None:
+        for ranks in self._made.values():
+            ranks.close()
+        self._made.clear()
+        if self.job is not None:
+            self.job.close()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One verification: what is verified, on what, and how thoroughly."""
+
+    target: Target
+    carriers: Carriers
+    profile: Profile = PROFILES["quick"]
+    known: tuple[Known, ...] = ()
+    process_world_sizes: tuple[int, ...] = PROCESS_WORLD_SIZES
+    #: Mixed into every check's seed; 0 except in randomised profiles.
+    seed: int = 0
+    #: A case to run instead of drawn ones.
+    case: Scan | None = None
+
+    def world_sizes(self, carrier: str) -> tuple[int, ...]:
+        if carrier == THREADS:
+            return THREAD_WORLD_SIZES
+        return self.process_world_sizes if self.carriers.job is None else self.carriers.job.world_sizes()
+
+    def judge(self, check: Check, carrier: str) -> Result:
+        """Run one check on one carrier; never raises for what the target does.
+
+        Under torchrun, rank 0 alone runs what needs no process, and every rank gets its result.
+        """
+        job = self.carriers.job
+        if job is not None and carrier == THREADS:
+            return job.broadcast(self._judge(check, carrier) if job.rank == 0 else None)
+        return self._judge(check, carrier)
+
+    def _judge(self, check: Check, carrier: str) -> Result:
+        started = time.monotonic()
+        empty = Result(check.name, check.group, check.kind, PASSED)
+        if reason := check.lacks(self.target):
+            return replace(empty, outcome=NOT_PROVIDED, reason=reason)
+        trial = _Trial(self, check, carrier)
+        entries = [entry for entry in self.known if entry.check == check.name]
+        expected: Finding | None = None
+        outcome, reason = PASSED, ""
+        try:
+            for entry in entries:
+                violation = trial.first_violation(lambda case, entry=entry: entry.covers(case, carrier))
+                if violation is None and trial.cases_of_last_search == 0:
+                    continue  # no case here meets the entry's condition
+                if violation is None:
+                    outcome, reason = XPASSED, f"listed as known, but passes: {entry.reason}"
+                    break
+                expected = trial.finding(violation)
+                if not entry.explains(expected.render()):
+                    outcome, reason = FAILED, f"fails otherwise than the known failure {entry.match!r}"
+                    break
+                outcome, reason = XFAILED, entry.reason
+            if outcome in (PASSED, XFAILED) and not any(not entry.condition for entry in entries):
+                violation = trial.first_violation(
+                    lambda case: not any(entry.covers(case, carrier) for entry in entries)
+                )
+                if violation is not None:
+                    outcome, reason, expected = FAILED, "", trial.finding(violation)
+        except NotCovered as error:
+            outcome, reason = SKIPPED, str(error)
+        if trial.compared == 0 and outcome == PASSED:
+            outcome, reason = NOT_TRIGGERED, "no case that was drawn had anything to compare"
+        return replace(
+            empty,
+            outcome=outcome,
+            cases=trial.compared,
+            seconds=round(time.monotonic() - started, 3),
+            finding=expected,
+            reason=reason,
+        )
+
+
+class _Trial:
+    """One check on one carrier: its cases, and the smallest one that violates it."""
+
+    def __init__(self, gate: Gate, check: Check, carrier: str) -> None:
+        self.gate, self.check, self.carrier = gate, check, carrier
+        self.compared = 0
+        self.cases_of_last_search = 0
+        self._violating: Scan | None = None
+
+    def _observe(self) -> Observe:
+        ranks = self.gate.carriers.get(self.carrier)
+
+        def observe_case(case: Scan) -> Seen:
+            return observe(ranks, self.gate.target, case, self.check.real)
+
+        return observe_case
+
+    def compare(self, case: Scan) -> Violation | None:
+        """Observe and compare one case; gives the violation, if there is one."""
+        try:
+            triggered = self.check.body(case, self._observe(), self.gate.target)
+        except Violation as violation:
+            return violation
+        except RanksFailed as failure:
+            for cause in failure.causes.values():
+                root = cause.__cause__ or cause
+                if isinstance(root, NotImplementedError):
+                    raise NotCovered(f"the threads' process group does not offer this: {root}") from failure
+            culprit = next((status.rank for status in failure.statuses if status.state in _AT_FAULT), None)
+            return Violation(failure.reason, rank=culprit, details="\n".join(str(failure).splitlines()[1:]))
+        if triggered is not False:
+            self.compared += 1
+            self.cases_of_last_search += 1
+        return None
+
+    def first_violation(self, wanted: Callable[[Scan], bool]) -> Violation | None:
+        """Try cases until one violates the check, then make it smaller. Gives the smallest one's violation."""
+        self.cases_of_last_search = 0
+        gate = self.gate
+        if gate.case is not None:
+            return self._only(gate.case) if wanted(gate.case) else None
+        if self.carrier == THREADS:
+            return self._search(st.sampled_from(gate.world_sizes(THREADS)), gate.profile.examples, wanted, shrink=True)
+        for world_size in gate.world_sizes(self.carrier):
+            # Ranks in processes are slow: no search for a smaller case, which threads mostly have found already.
+            violation = self._search(st.just(world_size), gate.profile.process_examples, wanted, shrink=False)
+            if violation is not None:
+                return violation
+        return None
+
+    def _only(self, case: Scan) -> Violation | None:
+        violation = self.compare(case)
+        self._violating = case if violation else None
+        return violation
+
+    def _search(
+        self, world_sizes: st.SearchStrategy[int], examples: int, wanted: Callable[[Scan], bool], shrink: bool
+    ) -> Violation | None:
+        found: dict[Scan, Violation] = {}
+        deadline = [float("inf")]
+
+        def run(case: Scan) -> None:
+            if case in found:
+                raise found[case]
+            if time.monotonic() > deadline[0]:
+                hypothesis.reject()
+            violation = self.compare(case)
+            if violation is not None:
+                deadline[0] = min(deadline[0], time.monotonic() + self.gate.profile.shrink_seconds)
+                found[case] = violation
+                self._violating = case
+                raise violation
+
+        phases = [hypothesis.Phase.generate] + [hypothesis.Phase.shrink] * shrink
+        settings = hypothesis.settings(
+            max_examples=examples,
+            database=None,
+            deadline=None,
+            phases=phases,
+            suppress_health_check=list(hypothesis.HealthCheck),
+            report_multiple_bugs=False,
+            verbosity=hypothesis.Verbosity.quiet,
+        )
+        cases = self.check.cases(self.gate.target, world_sizes).filter(wanted)
+        seeded = hypothesis.seed(zlib.crc32(self.check.name.encode()) + self.gate.seed)
+        try:
+            seeded(settings(hypothesis.given(cases)(run)))()
+        except Violation as violation:
+            self._violating = next(case for case, known in found.items() if known is violation)
+            return violation
+        except Flaky:  # the time for shrinking ran out between two runs of a case
+            self._violating, violation = next(reversed(found.items()))
+            return violation
+        except Unsatisfiable:
+            return None
+        return None
+
+    def finding(self, violation: Violation) -> Finding:
+        """Make a finding of the violation of the last search."""
+        case, gate = self._violating, self.gate
+        assert case is not None
+        ranks = gate.carriers.get(self.carrier)
+        options = gate.target.options()
+        return Finding(
+            check=self.check.name,
+            target=gate.target.spec,
+            carrier=ranks.name,
+            message=violation.message,
+            replay=replay_command(options, self.check.name, self.carrier, case.as_json()),
+            world_size=case.world_size,
+            rank=violation.rank,
+            call=violation.call,
+            frame=violation.frame,
+            tensor=violation.tensor,
+            expected=violation.expected,
+            got=violation.got,
+            table=violation.table,
+            case=case.as_json(),
+            details=violation.details,
+        )
+
+
+_AT_FAULT = ("raised", "exited", "killed", "running")

@@ -1,0 +1,129 @@
+"""Known failures: a target's defects that its owners have written down, each with its reason.
+
+A file of entries in TOML::
+
+    [target]                       # optional: the release that the file is about
+    version = "0.1.4"
+    sha256 = "…"                   # of the file that defines the detector
+
+    [[known]]
+    check = "test_features_on_request"
+    reason = "what is wrong, and since when"
+    link = "where it is discussed"            # optional
+    match = "regular expression"              # optional: the failure's message must hold it
+    condition = { world_size = [1, 2] }       # optional: fields of the case, and ``carrier``
+
+Entries are strict. The check must fail on the cases that meet the condition (``xfailed``), and must pass on
+all others; one that passes where it is said to fail is reported as ``xpassed``, a failure.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from verify.scan import Scan
+
+FOLDER = Path(__file__).parent / "known"
+_ENTRY = {"check", "reason", "link", "match", "condition"}
+_CONDITIONS = {field.name for field in fields(Scan)} | {"carrier"}
+
+
+class KnownError(Exception):
+    """A file of known failures cannot be used; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """One known failure."""
+
+    check: str
+    reason: str
+    link: str = ""
+    match: str = ""
+    condition: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def covers(self, case: Scan, carrier: str) -> bool:
+        """Whether a case on a carrier meets the entry's condition."""
+        values = {**vars(case), "carrier": carrier}
+        return all(values[name] in allowed for name, allowed in self.condition.items())
+
+    def explains(self, message: str) -> bool:
+        """Whether a failure with this message is the one that the entry speaks of."""
+        return re.search(self.match, message) is not None
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    path: Path
+    entries: tuple[Known, ...]
+    version: str | None = None
+    sha256: str | None = None
+
+
+def _entry(number: int, data: Any, checks: Collection[str], where: str) -> Known:
+    at = f"{where}, entry {number}"
+    if not isinstance(data, dict):
+        raise KnownError(f"{at}: not a table")
+    if unknown := sorted(set(data) - _ENTRY):
+        raise KnownError(f"{at}: unknown key {unknown[0]!r}; an entry has {', '.join(sorted(_ENTRY))}")
+    for key in ("check", "reason"):
+        if not isinstance(data.get(key), str) or not data[key].strip():
+            raise KnownError(f"{at}: needs a {key}")
+    for key in ("link", "match"):
+        if not isinstance(data.get(key, ""), str):
+            raise KnownError(f"{at}: {key} is not a string")
+    if data["check"] not in checks:
+        raise KnownError(f"{at}: there is no check {data['check']!r}; --list-checks names them")
+    try:
+        re.compile(data.get("match", ""))
+    except re.error as error:
+        raise KnownError(f"{at}: match is not a regular expression: {error}") from None
+    condition = data.get("condition", {})
+    if not isinstance(condition, dict):
+        raise KnownError(f"{at}: condition is not a table")
+    if unknown := sorted(set(condition) - _CONDITIONS):
+        raise KnownError(f"{at}: a condition cannot speak of {unknown[0]!r}, only of {', '.join(sorted(_CONDITIONS))}")
+    allowed = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in condition.items()}
+    return Known(data["check"], data["reason"], data.get("link", ""), data.get("match", ""), allowed)
+
+
+def read(path: Path, checks: Collection[str]) -> KnownFile:
+    """Read a file of known failures; ``checks`` are the names that entries may speak of.
+
+    Raises:
+        KnownError: in one sentence that names the file, the entry and what to change.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KnownError(f"--known {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KnownError(f"--known {path}: not TOML: {error}") from None
+    where = f"--known {path}"
+    if unknown := sorted(set(data) - {"known", "target"}):
+        raise KnownError(f"{where}: unknown key {unknown[0]!r}; expected [[known]] and [target]")
+    listed, target = data.get("known", []), data.get("target", {})
+    if not isinstance(listed, list) or not isinstance(target, dict):
+        raise KnownError(f"{where}: expected [[known]] entries and one [target] table")
+    entries = tuple(_entry(number, item, checks, where) for number, item in enumerate(listed, 1))
+    names = [(entry.check, tuple(entry.condition.items())) for entry in entries]
+    for number, name in enumerate(names, 1):
+        if name in names[: number - 1]:
+            raise KnownError(f"{where}, entry {number}: {name[0]} is listed twice")
+    return KnownFile(path, entries, target.get("version"), target.get("sha256"))
+
+
+def for_release(release: tuple[str, str] | None, checks: Collection[str]) -> KnownFile | None:
+    """The file that is kept for a release of sam3, (version, hash), or None: a changed file is not the release."""
+    if release is None:
+        return None
+    path = FOLDER / f"sam3-{release[0]}.toml"
+    if not path.is_file():
+        return None
+    file = read(path, checks)
+    return file if (file.version, file.sha256) == release else None

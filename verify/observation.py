@@ -1,0 +1,204 @@
+"""What every rank computed, stored, evicted, gathered and returned in a case."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fixtures.clips import ClipSpec, make_clip
+from fixtures.cpu import sam3_on_cpu
+from fixtures.ranks import Collective, Ranks, progress
+from fixtures.scripted import Detected, Script, numbered_prompt, numbered_text, stages
+from reference import detection
+from verify.scan import Scan, Visit
+from verify.subject import alone, buffer_of, buffer_options, detector, scripted_detector
+from verify.target import Target
+
+#: The answer's keys that every caller reads.
+DETECTIONS = ("pred_logits", "pred_boxes", "pred_boxes_xyxy", "pred_masks")
+_FEATURE = re.compile(r"^(?:tracker|sam2)_backbone_(fpn_\d|pos_enc)$")
+_FEATURE_FLAGS = ("return_sam2_backbone_feats", "return_tracker_backbone_feats")
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the buffer on one rank."""
+
+    number: int
+    visit: Visit
+    #: What the call returned, copied: a tensor a key.
+    answer: Mapping[str, Any]
+    #: Frames in the buffer after the call (its integer keys), or None where it has other keys only.
+    resident: frozenset[int] | None
+    #: Detections made during the call (scripted detector only).
+    detected: tuple[Detected, ...]
+
+
+@dataclass(frozen=True)
+class RankSeen:
+    rank: int
+    calls: tuple[Call, ...]
+    collectives: tuple[Collective, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A case as all its ranks saw it."""
+
+    case: Scan
+    ranks: tuple[RankSeen, ...]
+
+
+Observe = Callable[[Scan], Seen]
+
+
+class CallFailed(Exception):
+    """The buffer raised; the message names the call and the frame."""
+
+
+def features_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The tracker features in an answer, by what follows the neck's name: ``fpn_0`` … ``fpn_2``, ``pos_enc``."""
+    return {match.group(1): value for key, value in answer.items() if (match := _FEATURE.match(key))}
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().as_subclass(torch.Tensor).clone(memory_format=torch.contiguous_format)
+    if isinstance(value, (list, tuple)):
+        return [_copy(item) for item in value]
+    return value
+
+
+def _resident(buffer: Mapping[Any, Any]) -> frozenset[int] | None:
+    frames = frozenset(key for key in buffer if isinstance(key, int) and not isinstance(key, bool))
+    return None if buffer and not frames else frames
+
+
+def _options(declared: frozenset[str], case: Scan, visit: Visit) -> dict[str, Any]:
+    """Optional arguments of a call; those that a target does not declare are passed only where it swallows others."""
+    open_ended = "kwargs" in declared
+    flags = [flag for flag in _FEATURE_FLAGS if flag in declared]
+    options: dict[str, Any] = dict.fromkeys(flags or _FEATURE_FLAGS[: open_ended * 1], case.features)
+    if case.suppression is not None:
+        options |= {
+            "run_nms": True,
+            "nms_prob_thresh": case.suppression.probability,
+            "nms_iou_thresh": case.suppression.iou,
+        }
+        if case.suppression.use_iom:
+            options["nms_use_iom"] = True
+    if visit.limit is not None:
+        options |= {"max_frame_num_to_track": visit.limit, "propagate_in_video_start_frame_idx": visit.limit_from}
+    return options
+
+
+def _visit_all(
+    model: Any,
+    declared: frozenset[str],
+    case: Scan,
+    find_inputs: Any,
+    inputs_of: Callable[[Visit], tuple[dict[str, Any], Any]],
+    calls: list[Detected],
+) -> tuple[Call, ...]:
+    """Call the buffer for every visit of a case; ``inputs_of`` gives backbone_out and geometric prompt of a visit."""
+    buffer: dict[Any, Any] = {}
+    seen = []
+    for number, visit in enumerate(case.calls()):
+        backbone_out, geometric_prompt = inputs_of(visit)
+        before = len(calls)
+        try:
+            with torch.no_grad():
+                returned = buffer_of(model)(
+                    backbone_out=backbone_out,
+                    find_inputs=find_inputs,
+                    geometric_prompt=geometric_prompt,
+                    frame_idx=visit.frame,
+                    num_frames=case.frames,
+                    multigpu_buffer=buffer,
+                    track_in_reverse=visit.reverse,
+                    **_options(declared, case, visit),
+                )
+        except Exception as error:
+            raise CallFailed(f"call {number}, frame {visit.frame}: {type(error).__name__}: {error}") from error
+        answer = returned[0] if isinstance(returned, tuple) else returned
+        copied = {key: _copy(value) for key, value in answer.items()}
+        seen.append(Call(number, visit, copied, _resident(buffer), tuple(calls[before:])))
+        progress()
+    return tuple(seen)
+
+
+def scripted_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
+    """One rank's part of a case with the scripted detector."""
+    detected: list[Detected] = []
+    model = scripted_detector(target, case, rank, detected)
+    find_inputs = stages(case.frames, case.prompts)
+    images = torch.arange(case.frames, dtype=torch.float32).view(-1, 1, 1, 1).expand(case.frames, 3, 2, 2)
+    # Callers keep one prompt object and the same text tensors for a scan, and make the dictionary anew for each call.
+    prompts = {visit.geometric: numbered_prompt(case.prompts, visit.geometric) for visit in case.calls()}
+    texts = {visit.text: numbered_text(case.prompts, visit.text) for visit in case.calls()}
+
+    def inputs_of(visit: Visit) -> tuple[dict[str, Any], Any]:
+        return {"img_batch_all_stages": images, **texts[visit.text]}, prompts[visit.geometric]
+
+    return _visit_all(model, buffer_options(target), case, find_inputs, inputs_of, detected)
+
+
+def clip_of(case: Scan) -> Any:
+    """The synthetic clip of a case with the real detector, without targets."""
+    return make_clip(
+        ClipSpec(frames=case.frames, prompts=case.prompts, boxes=case.boxes, targets=False, seed=case.seed)
+    )
+
+
+def prompt_of(clip: Any) -> Any:
+    """The box prompt of a clip's first frame, which a scan gives with every call."""
+    from sam3.model.geometry_encoders import Prompt
+
+    first = clip.find_inputs[0]
+    return Prompt(box_embeddings=first.input_boxes, box_mask=first.input_boxes_mask, box_labels=first.input_boxes_label)
+
+
+def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
+    """One rank's part of a case with the target's real detector at toy width."""
+    with sam3_on_cpu():
+        model = detector(target, case).eval()
+        progress()
+        clip = clip_of(case)
+        text, prompt = detection.encode_text(model, clip), prompt_of(clip)
+
+        def inputs_of(visit: Visit) -> tuple[dict[str, Any], Any]:
+            return {"img_batch_all_stages": clip.img_batch, **text}, prompt
+
+        return _visit_all(model, buffer_options(target), case, clip.find_inputs, inputs_of, [])
+
+
+def single_process(target: Target, case: Scan) -> list[dict[str, torch.Tensor]]:
+    """The reference for a case with the real detector: each frame detected alone, in this process."""
+    with sam3_on_cpu(), alone():
+        model = detector(target, case).eval()
+        clip = clip_of(case)
+        prompt = prompt_of(clip)
+        return detection.detect_clip(model, clip, lambda frame: prompt, case.suppression)
+
+
+def observe(ranks: Ranks, target: Target, case: Scan, real: bool) -> Seen:
+    """Run a case on a group of ranks.
+
+    Raises:
+        RanksFailed: when a rank fails, dies or hangs.
+    """
+    results = ranks.run(
+        real_scan if real else scripted_scan, case.world_size, target, case, ranks_per_node=case.ranks_per_node
+    )
+    return Seen(case, tuple(RankSeen(result.rank, result.value, result.collectives) for result in results))
+
+
+def expected_answer(case: Scan, visit: Visit, rank: int) -> dict[str, torch.Tensor]:
+    """The scripted detector's answer for a visit, computed by ``rank``, after the case's NMS."""
+    script = Script(case.prompts, case.layout, case.tracker, case.seed)
+    answer = script.detection(visit.frame, rank, visit.geometric, visit.text)
+    return detection.suppressed(answer, case.suppression) if case.suppression else answer

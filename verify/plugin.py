@@ -1,0 +1,315 @@
+"""The gate inside pytest: options, selection, ranks, and the report at the end.
+
+Runs in three places: a plain pytest; xdist's controller and workers, where the workers judge and the controller
+reports; and the ranks of torchrun, where all of them judge together and rank 0 reports.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fixtures.ranks import RanksFailed, RendezvousError, Torchrun
+from fixtures.toy import CannotShrink
+from verify import options as gate_options
+from verify import report as reports
+from verify.check import HAZARD, Check, registered
+from verify.finding import Finding
+from verify.gate import Carriers, Gate
+from verify.result import FAILED, FAILURES, NOT_PROVIDED, PASSED, SKIPPED, XFAILED, Result, result_from_json
+from verify.subject import construction
+from verify.target import load
+
+FOLDER = Path(__file__).parent
+_PROPERTY = "verify"
+
+
+@dataclass
+class Session:
+    """One verification inside one pytest process."""
+
+    options: gate_options.Options
+    carriers: Carriers
+    parts: list[Result] = field(default_factory=list)
+    report: reports.Report | None = None
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.carriers.job is None else self.carriers.job.rank
+
+
+_SESSION = pytest.StashKey[Session]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    gate_options.add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        # All checks on processes go to one worker, so that there is one group of processes and not one a worker.
+        config.option.dist = "loadgroup"
+    if config.option.list_checks:
+        _list_checks()
+        return 0
+    if config.option.explain:
+        _explain(config.option.explain)
+        return 0
+    return None
+
+
+def _list_checks() -> None:
+    checks = registered()
+    width = max(len(name) for name in checks)
+    group = None
+    for check in checks.values():
+        if check.group != group:
+            group = check.group
+            print(f"{group}:")
+        hazard = "hazard: " if check.kind == HAZARD else ""
+        print(f"  {check.name:<{width}}  {hazard}{check.property}")
+
+
+def _explain(name: str) -> None:
+    check = registered().get(name)
+    if check is None:
+        raise pytest.UsageError(f"--explain {name}: there is no such check; --list-checks names them")
+    print(f"{check.name} ({check.group}, {check.kind}; on {' and '.join(check.carriers)})\n\n{check.doc}")
+
+
+def _includes_gate(config: pytest.Config) -> bool:
+    """Whether the paths that pytest was given lead to the checks."""
+    for argument in config.args:
+        path = Path(os.path.abspath(argument.split("::")[0]))
+        if path == FOLDER or FOLDER in path.parents or path in FOLDER.parents:
+            return True
+    return False
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def _job(options: gate_options.Options, config: pytest.Config) -> Torchrun | None:
+    if gate_options.job_world_size() is None:
+        return None
+    try:
+        job = Torchrun(options.backend, on_abort=lambda failure: _abort(config, failure))
+    except RendezvousError as error:
+        raise pytest.UsageError(str(error)) from None
+    mine = options.fingerprint()
+    everyone = job.exchange(mine)
+    for rank, theirs in enumerate(everyone):
+        for name, value in theirs.items():
+            if value != everyone[0][name]:
+                raise pytest.UsageError(
+                    f"the ranks were started with different options: rank 0 has {name} {everyone[0][name]!r}, "
+                    f"rank {rank} has {value!r}"
+                )
+    return job
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)  # ranks share the cores; and sums of floats must not depend on how many there are
+    if not _includes_gate(config):
+        return
+    try:
+        options = gate_options.read_options(config.option, gate_options.job_world_size())
+        construction(options.target, tracker=True)
+    except (gate_options.UsageError, CannotShrink) as error:
+        raise pytest.UsageError(str(error)) from None
+    job = _job(options, config)
+    if job is not None:
+        options = replace(options, seed=job.broadcast(options.seed))
+        if job.rank:
+            # Ranks other than 0 write no report of their own over that of rank 0.
+            for name in ("xmlpath", "htmlpath"):
+                if hasattr(config.option, name):
+                    setattr(config.option, name, None)
+    session = config.stash[_SESSION] = Session(options, Carriers(options.backend, job))
+    if not _is_worker(config):
+        config.pluginmanager.register(_Collector(session))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    gate = session.config.stash.get(_SESSION, None)
+    if gate is not None and gate.rank:
+        reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None:
+            reporter._tw._file = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    gate = config.stash.get(_SESSION, None)
+    if gate is None:
+        return []
+    options = gate.options
+    lines = [f"target: {options.target.spec} ({load(options.target).origin})"]
+    known = f"{options.known_from} ({len(options.known)} entries)" if options.known_from else "none"
+    seed = f", seed {options.seed}" if options.profile.randomised else ""
+    lines.append(f"known failures: {known}; profile: {options.profile.name}{seed}")
+    return lines
+
+
+def _check_of(item: pytest.Item) -> Check | None:
+    if FOLDER not in item.path.parents:
+        return None
+    return registered().get(getattr(item, "originalname", item.name))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    gate = config.stash.get(_SESSION, None)
+    if gate is None:
+        return
+    kept, dropped = [], []
+    for item in items:
+        check = _check_of(item)
+        if check is None:
+            kept.append(item)
+            continue
+        carrier = item.callspec.params["carrier"]  # type: ignore[attr-defined]
+        selected = check.name in gate.options.checks and carrier in gate.options.carriers
+        (kept if selected else dropped).append(item)
+        scale = max(1, gate.options.profile.examples // 25)
+        item.add_marker(pytest.mark.timeout(300 * scale))
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+@dataclass(frozen=True)
+class GateOfItem:
+    """Judges the check that a pytest item stands for, and gives its outcome in pytest's terms."""
+
+    session: Session
+    item: pytest.Item
+
+    def run(self, check: Check, carrier: str) -> None:
+        options = self.session.options
+        gate = Gate(
+            options.target,
+            self.session.carriers,
+            options.profile,
+            options.known,
+            options.world_sizes,
+            options.seed,
+            options.case,
+        )
+        result = gate.judge(check, carrier)
+        self.item.user_properties.append((_PROPERTY, result.as_json()))
+        text = result.finding.render() if result.finding else f"{result.check}: {result.reason}"
+        if result.outcome == PASSED:
+            return
+        if result.outcome in (SKIPPED, NOT_PROVIDED):
+            pytest.skip(f"{result.outcome}: {result.reason}")
+        if result.outcome == XFAILED:
+            pytest.xfail(result.reason)
+        if check.kind == HAZARD and not options.hazards_fail:
+            pytest.xfail(f"hazard: {text}")
+        if result.outcome == FAILED and result.reason:
+            text = f"{result.reason}\n{text}"
+        pytest.fail(text, pytrace=False)
+
+
+@pytest.fixture
+def gate(request: pytest.FixtureRequest) -> GateOfItem:
+    """The verification that this run of pytest makes."""
+    return GateOfItem(request.config.stash[_SESSION], request.node)
+
+
+class _Collector:
+    """Gathers results from reports of items, which may come from other processes."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            for name, value in report.user_properties:
+                if name == _PROPERTY and isinstance(value, dict):
+                    self.session.parts.append(result_from_json(value))
+
+
+def _conclude(gate: Session) -> reports.Report:
+    options = gate.options
+    expected = {name: options.parts(check) for name, check in options.checks.items()}
+    selected = {name: check for name, check in options.checks.items() if expected[name]}
+    results, verdict, because = reports.conclude(selected, gate.parts, options.hazards_fail, expected)
+    loaded = load(options.target)
+    job = gate.carriers.job
+    notes = [f"not verified: {name} also has a buffer; name it with --target" for name in loaded.also_found]
+    notes += [
+        f"stale: {entry.check} is listed as known in {options.known_from}, but no case met its condition"
+        for entry in options.known
+        if all(result.outcome == PASSED for result in results if result.check == entry.check)
+    ]
+    environment = reports.environment(
+        options.backend, job.world_sizes()[0] if job else None, options.profile.name, options.seed
+    )
+    return reports.Report(options.target, str(loaded.origin), environment, results, verdict, because, tuple(notes))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    gate = session.config.stash.get(_SESSION, None)
+    if gate is None:
+        return
+    gate.carriers.close()
+    if _is_worker(session.config):
+        return
+    gate.report = _conclude(gate)
+    if gate.options.report and gate.rank == 0:
+        reports.write(gate.report, gate.options.report)
+    if session.exitstatus == pytest.ExitCode.OK:
+        if not gate.report.passes:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        elif not any(result.cases or result.outcome in FAILURES for result in gate.report.results):
+            session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    gate = config.stash.get(_SESSION, None)
+    if gate is None or gate.report is None:
+        return
+    terminalreporter.section("verification")
+    for line in reports.summary(gate.report, gate.options.hazards_fail):
+        terminalreporter.write_line(line)
+
+
+def _abort(config: pytest.Config, failure: RanksFailed) -> None:
+    """Report a failure of torchrun's ranks, which nothing outlives: called on rank 0 before the job ends."""
+    gate = config.stash[_SESSION]
+    item = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
+    name = item.rpartition("::")[2].partition("[")[0]
+    check = gate.options.checks.get(name)
+    if check is not None:
+        finding = Finding(
+            check=name,
+            target=gate.options.target.spec,
+            carrier="torchrun",
+            message=failure.reason,
+            replay=f"torchrun --nproc-per-node {os.environ['WORLD_SIZE']} -m pytest verify "
+            f"{gate.options.target.options()} --only {name}",
+            world_size=int(os.environ["WORLD_SIZE"]),
+            rank=failure.statuses[0].rank if failure.statuses else None,
+            details="\n".join(str(failure).splitlines()[1:]),
+        )
+        gate.parts.append(Result(name, check.group, check.kind, FAILED, finding=finding))
+        text = finding.render()
+    else:
+        text = str(failure)
+    gate.report = _conclude(gate)
+    if gate.options.report:
+        reports.write(gate.report, gate.options.report)
+    lines = [text, "", *reports.summary(gate.report, gate.options.hazards_fail)]
+    sys.__stderr__.write("\n".join(lines) + "\n")  # type: ignore[union-attr]
+    sys.__stderr__.flush()  # type: ignore[union-attr]

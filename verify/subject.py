@@ -1,0 +1,112 @@
+"""The models of a target: built once a process at toy width, then constructed again around the same parts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+from torch import nn
+
+from fixtures.ranks.environment import environment_by_thread, rank_environment, set_environment_of_thread
+from fixtures.scripted import Detected, Script, numbered_prompt, numbered_text, scripted_forward, stages
+from fixtures.toy import CannotShrink, Construction, build_toy
+from verify.scan import Scan
+from verify.target import BUFFER_METHOD, Target, load
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this thread see the environment of the only rank of a job, whatever torchrun has set."""
+    with environment_by_thread():
+        set_environment_of_thread(rank_environment(0, 1))
+        try:
+            yield
+        finally:
+            set_environment_of_thread(None)
+
+
+@lru_cache(maxsize=8)
+def construction(target: Target, tracker: bool, segmentation: bool = True, eval_mode: bool = True) -> Construction:
+    """Build the target's model at toy width, with or without a tracker neck and a segmentation head.
+
+    Raises:
+        CannotShrink: where its builder fails or its model does not get small.
+    """
+    return build_toy(
+        load(target).builder,
+        enable_inst_interactivity=tracker,
+        enable_segmentation=segmentation,
+        eval_mode=eval_mode,
+    )
+
+
+def buffer_of(model: Any) -> Callable[..., Any]:
+    """The model's chunked buffer: its bound method ``forward_video_grounding_multigpu``."""
+    return getattr(model, BUFFER_METHOD)
+
+
+def buffer_options(target: Target) -> frozenset[str]:
+    """Names of the arguments that the target's buffer declares, beside those it may swallow."""
+    model = construction(target, tracker=True).model
+    return frozenset(inspect.signature(getattr(type(model), BUFFER_METHOD)).parameters)
+
+
+def lacks_buffer(target: Target) -> str | None:
+    """Say why the checks of the buffer cannot run on a target, or give None where they can."""
+    try:
+        model = construction(target, tracker=True).model
+    except CannotShrink as error:
+        return str(error)
+    if not hasattr(type(model), BUFFER_METHOD):
+        return f"{type(model).__name__} has no {BUFFER_METHOD}"
+    return None
+
+
+def detector(target: Target, case: Scan) -> nn.Module:
+    """Construct the target's detector as a rank would, from the same parts and the rank's environment.
+
+    It is in training mode, as a new module is.
+    """
+    built = construction(target, tracker=case.tracker)
+    return built.again(async_all_gather=case.asynchronous, gather_backbone_out=case.gather)
+
+
+def scripted_detector(target: Target, case: Scan, rank: int, calls: list[Detected]) -> nn.Module:
+    """The target's detector with a scripted ``forward_grounding``; each detection is appended to ``calls``."""
+    model = detector(target, case)
+    model.training = False  # eval() would walk through all parts, which are scripted away
+    script = Script(case.prompts, case.layout, case.tracker, case.seed)
+    object.__setattr__(model, "forward_grounding", scripted_forward(script, rank, calls))
+    return model
+
+
+@lru_cache(maxsize=8)
+def lacks_scripted_buffer(target: Target) -> str | None:
+    """Say why the scripted detector cannot stand in for the target's, or give None where it can.
+
+    A buffer that does not detect through ``self.forward_grounding`` answers without calling the stand-in.
+    """
+    if lacks := lacks_buffer(target):
+        return lacks
+    case = Scan(frames=1, world_size=1, gather=False)
+    calls: list[Detected] = []
+    try:
+        with alone():
+            model = scripted_detector(target, case, 0, calls)
+            buffer_of(model)(
+                backbone_out=numbered_text(1, 0),
+                find_inputs=stages(1, 1),
+                geometric_prompt=numbered_prompt(1, 0),
+                frame_idx=0,
+                num_frames=1,
+                multigpu_buffer={},
+            )
+    except Exception as error:
+        if not calls:
+            return f"the buffer fails before it calls self.forward_grounding: {type(error).__name__}: {error}"
+    if not calls:
+        return "the buffer does not detect through self.forward_grounding, so nothing can stand in for it"
+    return None

@@ -1,0 +1,92 @@
+"""The real detector at toy width: the buffer on several processes against detection in a single one."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from reference.detection import Suppression
+from verify.agreement import assert_features, assert_position_encoding, assert_same_tensor
+from verify.check import PROCESSES, check
+from verify.finding import Violation
+from verify.observation import DETECTIONS, Observe, single_process
+from verify.scan import Scan, scans, suppressions
+from verify.subject import lacks_buffer
+from verify.target import Target
+
+#: A few chunks and a tail at every world size; a frame of the toy takes about 20 ms.
+MAX_FRAMES = 9
+
+
+def _real(
+    world_sizes: st.SearchStrategy[int], suppression: st.SearchStrategy[Suppression | None]
+) -> st.SearchStrategy[Scan]:
+    return st.builds(
+        lambda case, boxes: Scan(**{**vars(case), "boxes": boxes}),
+        scans(
+            world_sizes,
+            min_frames=2,
+            max_frames=MAX_FRAMES,
+            suppression=suppression,
+            layouts=("contiguous",),
+            geometric=0,
+            gather=True,
+        ),
+        st.integers(0, 2),
+    )
+
+
+def _plain(target: Target, world_sizes: st.SearchStrategy[int]) -> st.SearchStrategy[Scan]:
+    return _real(world_sizes, st.none())
+
+
+def _with_nms(target: Target, world_sizes: st.SearchStrategy[int]) -> st.SearchStrategy[Scan]:
+    return _real(world_sizes, suppressions())
+
+
+@check("parity", _plain, lacks=lacks_buffer, carriers=(PROCESSES,), real=True)
+def test_parity_detections(case: Scan, observe: Observe, target: Target) -> None:
+    """Several ranks find in every frame what one process finds in it alone, bit for bit.
+
+    Forward and in reverse, with tails, several texts and box prompts. Any difference is a frame, a prompt or a
+    number that went astray between the detector and its caller.
+    """
+    alone = single_process(target, case)
+    for rank in observe(case).ranks:
+        for call in rank.calls:
+            for tensor in DETECTIONS:
+                right = alone[call.visit.frame][tensor]
+                message = f"frame {call.visit.frame}'s {tensor} is not what a single process computes"
+                assert_same_tensor(tensor, right, call.answer.get(tensor), message, rank, call)
+
+
+@check("parity", _with_nms, lacks=lacks_buffer, carriers=(PROCESSES,), real=True)
+def test_parity_nms(case: Scan, observe: Observe, target: Target) -> None:
+    """With NMS on, several ranks suppress what a plain single-process mask NMS suppresses of the same detections.
+
+    On every frame and for every text. A detection that survives on several GPUs and not on one is an object tracked
+    twice.
+    """
+    alone = single_process(target, case)
+    for rank in observe(case).ranks:
+        for call in rank.calls:
+            right, got = alone[call.visit.frame], call.answer
+            for tensor in DETECTIONS:
+                message = f"frame {call.visit.frame}'s {tensor} after NMS is not what a single process computes"
+                assert_same_tensor(tensor, right[tensor], got.get(tensor), message, rank, call)
+
+
+@check("parity", _plain, lacks=lacks_buffer, carriers=(PROCESSES,), real=True)
+def test_parity_tracker_features(case: Scan, observe: Observe, target: Target) -> None:
+    """Several ranks hand on the tracker features that one process computes for the frame, up to bfloat16's rounding.
+
+    The tracker propagates masks with them; it runs on every rank, and must be given the same on each.
+    """
+    alone = single_process(target, case)
+    for rank in observe(case).ranks:
+        for call in rank.calls:
+            right = alone[call.visit.frame]
+            levels = {name.removeprefix("tracker_"): values for name, values in right.items() if "_fpn_" in name}
+            if not levels:
+                raise Violation("the detector alone has no tracker features to compare with", frame=call.visit.frame)
+            assert_features(call, rank, levels, None)
+            assert_position_encoding(call, rank, [right[f"tracker_pos_enc_{level}"] for level in range(len(levels))])
