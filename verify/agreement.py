@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fixtures.scripted import Script, identify
+from fixtures.scripted import identify
 from reference import schedule
 from verify.finding import Violation
 from verify.observation import DETECTIONS, Call, RankSeen, Seen, expected_answer, features_of
@@ -159,7 +159,3 @@ def assert_position_encoding(call: Call, rank: RankSeen, expected: Sequence[torc
             expected="; ".join(brief(level) for level in expected),
             got="; ".join(brief(level) for level in levels),
         )
-
-
-def script_of(case: Scan) -> Script:
-    return Script(case.prompts, case.layout, case.tracker, case.seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -131,10 +132,15 @@ def _visit_all(
     return tuple(seen)
 
 
+def script_of(case: Scan) -> Script:
+    """What the scripted detector answers in a case."""
+    return Script(case.prompts, case.layout, case.tracker, case.seed)
+
+
 def scripted_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
     """One rank's part of a case with the scripted detector."""
     detected: list[Detected] = []
-    model = scripted_detector(target, case, rank, detected)
+    model = scripted_detector(target, case, script_of(case), rank, detected)
     find_inputs = stages(case.frames, case.prompts)
     images = torch.arange(case.frames, dtype=torch.float32).view(-1, 1, 1, 1).expand(case.frames, 3, 2, 2)
     # Callers keep one prompt object and the same text tensors for a scan, and make the dictionary anew for each call.
@@ -185,6 +191,12 @@ def single_process(target: Target, case: Scan) -> list[dict[str, torch.Tensor]]:
         return detection.detect_clip(model, clip, lambda frame: prompt, case.suppression)
 
 
+@lru_cache(maxsize=8)
+def has_tracker_neck(target: Target) -> bool:
+    """Whether the target's model, built with its tracker neck on, gives features for a tracker."""
+    return "tracker_fpn_0" in single_process(target, Scan(frames=1, world_size=1, gather=False))[0]
+
+
 def observe(ranks: Ranks, target: Target, case: Scan, real: bool) -> Seen:
     """Run a case on a group of ranks.
 
@@ -197,8 +209,18 @@ def observe(ranks: Ranks, target: Target, case: Scan, real: bool) -> Seen:
     return Seen(case, tuple(RankSeen(result.rank, result.value, result.collectives) for result in results))
 
 
+@lru_cache(maxsize=4096)
+def kept_by_nms(script: Script, suppression: detection.Suppression, frame: int) -> torch.Tensor:
+    """Which of a frame's scripted detections [P, Q] a plain NMS keeps; prompts and ranks do not bear on it."""
+    found = script.detection(frame, 0)
+    return detection.kept_detections(found["pred_logits"], found["pred_masks"], suppression)
+
+
 def expected_answer(case: Scan, visit: Visit, rank: int) -> dict[str, torch.Tensor]:
     """The scripted detector's answer for a visit, computed by ``rank``, after the case's NMS."""
-    script = Script(case.prompts, case.layout, case.tracker, case.seed)
+    script = script_of(case)
     answer = script.detection(visit.frame, rank, visit.geometric, visit.text)
-    return detection.suppressed(answer, case.suppression) if case.suppression else answer
+    if case.suppression is not None:
+        kept = kept_by_nms(script, case.suppression, visit.frame)
+        answer["pred_logits"] = detection.lower(answer["pred_logits"], kept)
+    return answer

@@ -74,11 +74,10 @@ def detector(target: Target, case: Scan) -> nn.Module:
     return built.again(async_all_gather=case.asynchronous, gather_backbone_out=case.gather)
 
 
-def scripted_detector(target: Target, case: Scan, rank: int, calls: list[Detected]) -> nn.Module:
+def scripted_detector(target: Target, case: Scan, script: Script, rank: int, calls: list[Detected]) -> nn.Module:
     """The target's detector with a scripted ``forward_grounding``; each detection is appended to ``calls``."""
     model = detector(target, case)
     model.training = False  # eval() would walk through all parts, which are scripted away
-    script = Script(case.prompts, case.layout, case.tracker, case.seed)
     object.__setattr__(model, "forward_grounding", scripted_forward(script, rank, calls))
     return model
 
@@ -95,7 +94,7 @@ def lacks_scripted_buffer(target: Target) -> str | None:
     calls: list[Detected] = []
     try:
         with alone():
-            model = scripted_detector(target, case, 0, calls)
+            model = scripted_detector(target, case, Script(), 0, calls)
             buffer_of(model)(
                 backbone_out=numbered_text(1, 0),
                 find_inputs=stages(1, 1),

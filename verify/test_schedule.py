@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from fixtures.scripted import LAYOUTS
 from reference import schedule
-from reference.detection import kept_detections
 from verify.agreement import (
     assert_features,
     assert_own_detections,
@@ -19,11 +18,20 @@ from verify.agreement import (
     brief,
     frame_set,
     frames_around,
-    script_of,
 )
 from verify.check import HAZARD, THREADS, check
 from verify.finding import Violation
-from verify.observation import DETECTIONS, Call, Observe, RankSeen, Seen, expected_answer, features_of
+from verify.observation import (
+    DETECTIONS,
+    Call,
+    Observe,
+    RankSeen,
+    Seen,
+    expected_answer,
+    features_of,
+    kept_by_nms,
+    script_of,
+)
 from verify.scan import Scan, scans, suppressions, visit_lists
 from verify.subject import buffer_options, lacks_scripted_buffer
 from verify.target import Target
@@ -427,8 +435,8 @@ def test_nms_suppression(case: Scan, observe: Observe, target: Target) -> None:
     assert case.suppression is not None
     for rank, call in _calls(observe(case)):
         plain = expected_answer(replace(case, suppression=None), call.visit, rank.rank)
-        logits, masks = plain["pred_logits"], plain["pred_masks"]
-        kept = kept_detections(logits, masks, case.suppression)
+        logits = plain["pred_logits"]
+        kept = kept_by_nms(script_of(case), case.suppression, call.visit.frame)
         got = call.answer.get("pred_logits")
         if not isinstance(got, torch.Tensor) or got.shape != logits.shape:
             continue  # a missing tensor is test_coverage's to report
