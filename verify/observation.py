@@ -16,7 +16,7 @@ from fixtures.ranks import Collective, Ranks, progress
 from fixtures.scripted import Detected, Script, numbered_prompt, numbered_text, stages
 from reference import detection
 from verify.scan import Scan, Visit
-from verify.subject import alone, buffer_of, buffer_options, detector, scripted_detector
+from verify.subject import alone, buffer_of, buffer_options, detector, lacks_scripted_buffer, scripted_detector
 from verify.target import Target
 
 #: The answer's keys that every caller reads.
@@ -153,6 +153,30 @@ def scripted_scan(rank: int, world_size: int, target: Target, case: Scan) -> tup
     return _visit_all(model, buffer_options(target), case, find_inputs, inputs_of, detected)
 
 
+def lift_masks(model: Any) -> None:
+    """Shift each of the detector's masks so that it covers half of the frame.
+
+    Masks of random weights are nearly empty, and empty masks overlap with nothing: NMS would have nothing to do.
+    """
+    detect = model.forward_grounding
+
+    def lifted(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        out = detect(*args, **kwargs)
+        masks = out["pred_masks"]
+        out["pred_masks"] = masks - masks.flatten(2).median(dim=-1).values[:, :, None, None]
+        return out
+
+    object.__setattr__(model, "forward_grounding", lifted)
+
+
+def real_detector(target: Target, case: Scan) -> Any:
+    """The target's real detector in evaluation mode; with NMS, where it can be, with masks that overlap."""
+    model = detector(target, case).eval()
+    if case.suppression is not None and lacks_scripted_buffer(target) is None:
+        lift_masks(model)
+    return model
+
+
 def clip_of(case: Scan) -> Any:
     """The synthetic clip of a case with the real detector, without targets."""
     return make_clip(
@@ -171,7 +195,7 @@ def prompt_of(clip: Any) -> Any:
 def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
     """One rank's part of a case with the target's real detector at toy width."""
     with sam3_on_cpu():
-        model = detector(target, case).eval()
+        model = real_detector(target, case)
         progress()
         clip = clip_of(case)
         text, prompt = detection.encode_text(model, clip), prompt_of(clip)
@@ -185,7 +209,7 @@ def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[C
 def single_process(target: Target, case: Scan) -> list[dict[str, torch.Tensor]]:
     """The reference for a case with the real detector: each frame detected alone, in this process."""
     with sam3_on_cpu(), alone():
-        model = detector(target, case).eval()
+        model = real_detector(target, case)
         clip = clip_of(case)
         prompt = prompt_of(clip)
         return detection.detect_clip(model, clip, lambda frame: prompt, case.suppression)
