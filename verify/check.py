@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from hypothesis import strategies as st
 
-from verify.observation import Observe
-from verify.scan import Scan
+from fixtures.ranks import Ranks
 from verify.target import Target
 
 #: Groups in the order in which they are reported.
-GROUPS = ("schedule", "parity")
+GROUPS = ("schedule", "parity", "training", "ddp", "builder")
 REQUIREMENT = "requirement"
 HAZARD = "hazard"
 #: Carriers of ranks. ``processes`` are gloo or NCCL processes, or the ranks that torchrun started.
 THREADS = "threads"
 PROCESSES = "processes"
 
+
+class Case(Protocol):
+    """What a check is tried on: frozen, hashable, and written as JSON so that it can be run again."""
+
+    @property
+    def world_size(self) -> int: ...
+
+    def as_json(self) -> dict[str, Any]: ...
+
+
 #: Draws cases for a target, given a strategy for the world sizes at hand.
-Cases = Callable[[Target, st.SearchStrategy[int]], st.SearchStrategy[Scan]]
-#: Compares one case with the reference; raises Violation. Gives False where the case had nothing to compare.
-Body = Callable[[Scan, Observe, Target], bool | None]
+Cases = Callable[[Target, st.SearchStrategy[int]], st.SearchStrategy[Any]]
+#: Runs a case of a target on ranks and gives what they saw.
+Observation = Callable[[Ranks, Target, Any], Any]
+#: Compares one case with the reference, through a function that observes a case; raises Violation.
+#: Gives False where the case had nothing to compare.
+Body = Callable[[Any, Callable[[Any], Any], Target], bool | None]
 #: Says why a target cannot be checked, or gives None.
 Lacks = Callable[[Target], str | None]
 
@@ -39,9 +51,14 @@ class Check:
     kind: str
     body: Body
     cases: Cases
+    observation: Observation
+    from_json: Callable[[Mapping[str, Any]], Any]
     carriers: tuple[str, ...]
-    real: bool
     lacks: Lacks
+    #: How many of the schedule's cases one case costs: so many fewer are drawn.
+    cost: int
+    #: What the cases are drawn from: checks with the same draws see the same cases.
+    draws: str
 
     @property
     def doc(self) -> str:
@@ -59,23 +76,26 @@ _registry: dict[str, Check] = {}
 def check(
     group: str,
     cases: Cases,
+    observation: Observation,
+    from_json: Callable[[Mapping[str, Any]], Any],
     *,
     lacks: Lacks,
     kind: str = REQUIREMENT,
     carriers: tuple[str, ...] = (THREADS, PROCESSES),
-    real: bool = False,
+    cost: int = 1,
+    draws: str = "",
 ) -> Callable[[Body], Callable[..., None]]:
     """Register a check's body and make a pytest function of it, run once a carrier.
 
     The body's docstring is the check's explanation: first the property, then the reason and what a failure
-    leads to. ``real``: the cases are observed with the target's real detector instead of the scripted one.
+    leads to. Groups bind the arguments that their checks share with ``functools.partial``.
     """
 
     def register(body: Body) -> Callable[..., None]:
         name = body.__name__
         if name in _registry and _registry[name].body.__module__ != body.__module__:
             raise ValueError(f"two checks are called {name}")
-        registered = Check(name, group, kind, body, cases, carriers, real, lacks)
+        registered = Check(name, group, kind, body, cases, observation, from_json, carriers, lacks, cost, draws or name)
         _registry[name] = registered
 
         @pytest.mark.parametrize(
@@ -120,6 +140,3 @@ def select(only: str | None) -> dict[str, Check]:
     if not names:
         raise ValueError("--only names nothing")
     return {name: check for name, check in checks.items() if name in names or check.group in names}
-
-
-__all__ = ["GROUPS", "HAZARD", "PROCESSES", "REQUIREMENT", "THREADS", "Check", "check", "registered", "select"]

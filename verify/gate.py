@@ -6,19 +6,18 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import hypothesis
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from fixtures.ranks import Processes, Ranks, RanksFailed, Threads, Torchrun
-from verify.check import PROCESSES, THREADS, Check
+from verify.check import PROCESSES, THREADS, Case, Check
 from verify.finding import Finding, Violation, replay_command
 from verify.known import Known
-from verify.observation import Observe, Seen, observe
 from verify.profile import PROFILES, Profile
 from verify.result import FAILED, NOT_PROVIDED, NOT_TRIGGERED, PASSED, SKIPPED, XFAILED, XPASSED, Result
-from verify.scan import Scan
 from verify.target import Target
 
 #: World sizes of cases on threads.
@@ -66,7 +65,7 @@ class Gate:
     #: Mixed into every check's seed; 0 except in randomised profiles.
     seed: int = 0
     #: A case to run instead of drawn ones.
-    case: Scan | None = None
+    case: Case | None = None
 
     def world_sizes(self, carrier: str) -> tuple[int, ...]:
         if carrier == THREADS:
@@ -132,20 +131,15 @@ class _Trial:
         self.gate, self.check, self.carrier = gate, check, carrier
         self.compared = 0
         self.cases_of_last_search = 0
-        self._violating: Scan | None = None
+        self._violating: Case | None = None
 
-    def _observe(self) -> Observe:
-        ranks = self.gate.carriers.get(self.carrier)
+    def _observe(self, case: Case) -> Any:
+        return self.check.observation(self.gate.carriers.get(self.carrier), self.gate.target, case)
 
-        def observe_case(case: Scan) -> Seen:
-            return observe(ranks, self.gate.target, case, self.check.real)
-
-        return observe_case
-
-    def compare(self, case: Scan) -> Violation | None:
+    def compare(self, case: Case) -> Violation | None:
         """Observe and compare one case; gives the violation, if there is one."""
         try:
-            triggered = self.check.body(case, self._observe(), self.gate.target)
+            triggered = self.check.body(case, self._observe, self.gate.target)
         except Violation as violation:
             return violation
         except RanksFailed as failure:
@@ -160,33 +154,35 @@ class _Trial:
             self.cases_of_last_search += 1
         return None
 
-    def first_violation(self, wanted: Callable[[Scan], bool]) -> Violation | None:
+    def first_violation(self, wanted: Callable[[Case], bool]) -> Violation | None:
         """Try cases until one violates the check, then make it smaller. Gives the smallest one's violation."""
         self.cases_of_last_search = 0
         gate = self.gate
         if gate.case is not None:
             return self._only(gate.case) if wanted(gate.case) else None
         if self.carrier == THREADS:
-            return self._search(st.sampled_from(gate.world_sizes(THREADS)), gate.profile.examples, wanted, shrink=True)
+            examples = max(2, gate.profile.examples // self.check.cost)
+            return self._search(st.sampled_from(gate.world_sizes(THREADS)), examples, wanted, shrink=True)
         for world_size in gate.world_sizes(self.carrier):
             # Ranks in processes are slow: no search for a smaller case, which threads mostly have found already.
-            violation = self._search(st.just(world_size), gate.profile.process_examples, wanted, shrink=False)
+            examples = max(1, gate.profile.process_examples // self.check.cost)
+            violation = self._search(st.just(world_size), examples, wanted, shrink=False)
             if violation is not None:
                 return violation
         return None
 
-    def _only(self, case: Scan) -> Violation | None:
+    def _only(self, case: Case) -> Violation | None:
         violation = self.compare(case)
         self._violating = case if violation else None
         return violation
 
     def _search(
-        self, world_sizes: st.SearchStrategy[int], examples: int, wanted: Callable[[Scan], bool], shrink: bool
+        self, world_sizes: st.SearchStrategy[int], examples: int, wanted: Callable[[Case], bool], shrink: bool
     ) -> Violation | None:
-        found: dict[Scan, Violation] = {}
+        found: dict[Case, Violation] = {}
         deadline = [float("inf")]
 
-        def run(case: Scan) -> None:
+        def run(case: Case) -> None:
             if case in found:
                 raise found[case]
             if time.monotonic() > deadline[0]:
@@ -209,7 +205,7 @@ class _Trial:
             verbosity=hypothesis.Verbosity.quiet,
         )
         cases = self.check.cases(self.gate.target, world_sizes).filter(wanted)
-        seeded = hypothesis.seed(zlib.crc32(self.check.name.encode()) + self.gate.seed)
+        seeded = hypothesis.seed(zlib.crc32(self.check.draws.encode()) + self.gate.seed)
         try:
             seeded(settings(hypothesis.given(cases)(run)))()
         except Violation as violation:

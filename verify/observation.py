@@ -221,15 +221,22 @@ def has_tracker_neck(target: Target) -> bool:
     return "tracker_fpn_0" in single_process(target, Scan(frames=1, world_size=1, gather=False))[0]
 
 
-def observe(ranks: Ranks, target: Target, case: Scan, real: bool) -> Seen:
-    """Run a case on a group of ranks.
+def observe_scripted(ranks: Ranks, target: Target, case: Scan) -> Seen:
+    """Run a case with the scripted detector.
 
     Raises:
         RanksFailed: when a rank fails, dies or hangs.
     """
-    results = ranks.run(
-        real_scan if real else scripted_scan, case.world_size, target, case, ranks_per_node=case.ranks_per_node
-    )
+    return _observe(ranks, scripted_scan, target, case)
+
+
+def observe_real(ranks: Ranks, target: Target, case: Scan) -> Seen:
+    """Run a case with the target's real detector; raises as ``observe_scripted`` does."""
+    return _observe(ranks, real_scan, target, case)
+
+
+def _observe(ranks: Ranks, scan: Callable[..., tuple[Call, ...]], target: Target, case: Scan) -> Seen:
+    results = ranks.run(scan, case.world_size, target, case, ranks_per_node=case.ranks_per_node)
     return Seen(case, tuple(RankSeen(result.rank, result.value, result.collectives) for result in results))
 
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from verify.check import PROCESSES, THREADS, Check, select
+from verify.check import PROCESSES, THREADS, Case, Check, registered, select
 from verify.gate import PROCESS_WORLD_SIZES
 from verify.known import Known, KnownError, for_release, read
 from verify.profile import PROFILES, Profile
-from verify.scan import Scan, scan_from_json
 from verify.target import Target, TargetError, load, release
 
 MAX_WORLD_SIZE = 64
@@ -42,7 +41,7 @@ class Options:
     known_from: Path | None
     hazards_fail: bool
     report: Path | None
-    case: Scan | None
+    case: Case | None
 
     def parts(self, check: Check) -> int:
         """On how many carriers a check runs in this verification."""
@@ -69,9 +68,11 @@ def add_options(parser: Any) -> None:
         "--target",
         default="sam3",
         metavar="TARGET",
-        help="what is verified: sam3 (as installed), package.module:Class, or the path of a checkout (with a /)",
+        help="what is verified: sam3 (as installed), reference, posted, package.module:Class, or a checkout's path",
     )
     group.addoption("--builder", metavar="MODULE:FUNCTION", help="the function that builds the target's model")
+    group.addoption("--loss", metavar="MODULE:FUNCTION", help="the function that makes the target's training loss")
+    group.addoption("--train-step", metavar="MODULE:FUNCTION", help="how the target's own training calls the model")
     group.addoption("--only", metavar="NAME[,NAME]", help="run these groups and checks only")
     group.addoption("--known", metavar="FILE", help="known failures (TOML), strict; 'none' for none at all")
     group.addoption("--report", metavar="FILE", help="write the report as JSON")
@@ -101,7 +102,7 @@ def _world_sizes(text: str | None) -> tuple[int, ...]:
     return sizes
 
 
-def _case(text: str | None, checks: Mapping[str, Check]) -> Scan | None:
+def _case(text: str | None, checks: Mapping[str, Check]) -> Case | None:
     if text is None:
         return None
     if len(checks) != 1:
@@ -110,7 +111,8 @@ def _case(text: str | None, checks: Mapping[str, Check]) -> Scan | None:
         data = json.loads(text)
         if not isinstance(data, dict):
             raise ValueError("not an object")
-        case = scan_from_json(data)
+        (check,) = checks.values()
+        case = check.from_json(data)
     except ValueError as error:
         raise UsageError(f"--case: {error}") from None
     if not 1 <= case.world_size <= MAX_WORLD_SIZE:
@@ -142,8 +144,6 @@ def job_world_size(environment: Mapping[str, str] = os.environ) -> int | None:
 
 
 def _known(text: str | None, target: Target, checks: Mapping[str, Check]) -> tuple[tuple[Known, ...], Path | None]:
-    from verify.check import registered
-
     names = registered()
     if text == "none":
         return (), None
@@ -159,10 +159,10 @@ def read_options(given: argparse.Namespace, job: int | None) -> Options:
     Raises:
         UsageError: in one sentence, for anything that cannot be run as asked.
     """
-    target = Target(given.target, given.builder)
+    target = Target(given.target, given.builder, given.loss, given.train_step)
     try:
+        load(target)  # first: the modules of checks import sam3, which may be a checkout's
         checks = select(given.only)
-        load(target)
         known, known_from = _known(given.known, target, checks)
     except (TargetError, KnownError, ValueError) as error:
         raise UsageError(str(error)) from None

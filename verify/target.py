@@ -25,6 +25,27 @@ from fixtures.toy import assemble
 BUFFER_METHOD = "forward_video_grounding_multigpu"
 DETECTOR = "sam3.model.sam3_image:Sam3ImageOnVideoMultiGPU"
 BUILDER = "sam3.model_builder:build_sam3_image_video_model"
+#: The recipe's loss, for targets that name none.
+LOSS = "reference.loss:recipe_loss"
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """A target that comes with this project."""
+
+    detector: str
+    builder: str
+    loss: str
+
+
+_OURS = {
+    "reference": _Ours(
+        "reference.model:Sam3ImageOnVideo",
+        "reference.builder:build_sam3_image_video_model",
+        "reference.loss:clip_loss",
+    ),
+    "posted": _Ours("fixtures.posted:PostedVideoDetector", "fixtures.posted:build_sam3_image_video_model", LOSS),
+}
 
 _SYMBOL = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
 
@@ -39,10 +60,15 @@ class Target:
 
     spec: str = "sam3"
     builder: str | None = None
+    #: Makes the training loss: ``loss(masks=bool)`` gives what sam3's trainer calls with outputs and targets.
+    loss: str | None = None
+    #: The target's own training step: ``step(ddp_model, batch)`` gives the outputs of a clip.
+    train_step: str | None = None
 
     def options(self) -> str:
         """The command-line options that name this target."""
-        return f"--target {self.spec}" + (f" --builder {self.builder}" if self.builder else "")
+        named = {"--builder": self.builder, "--loss": self.loss, "--train-step": self.train_step}
+        return f"--target {self.spec}" + "".join(f" {option} {value}" for option, value in named.items() if value)
 
 
 @dataclass(frozen=True)
@@ -55,6 +81,10 @@ class Loaded:
     builder: Callable[..., nn.Module]
     #: Whether the builder is the target's own, so that it can itself be verified.
     own_builder: bool
+    #: Makes the loss that the target is trained with.
+    loss: Callable[..., Any]
+    #: The target's own training step, or None where it calls the wrapped model.
+    train_step: Callable[..., Any] | None
     #: Where the code under verification lies.
     origin: Path
     #: Other classes of the same package that have a buffer and are not verified in this run.
@@ -136,6 +166,32 @@ def _classes_with_a_buffer(package: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _callable(spec: str, option: str) -> Callable[..., Any]:
+    found = _symbol(spec, option)
+    if not callable(found):
+        raise TargetError(f"{option} {spec}: is not callable")
+    return found
+
+
+def _detector(target: Target, within: Path | None) -> type[nn.Module] | None:
+    spec = target.spec
+    if spec in _OURS:
+        return _symbol(_OURS[spec].detector, "--target")
+    if spec == "sam3" or within:
+        module, name = DETECTOR.split(":")
+        what = f"--target {spec}: the checkout's sam3" if within else "sam3"
+        return getattr(_import(module, what, within), name, None)
+    if ":" not in spec:
+        raise TargetError(
+            f"--target {spec}: unknown target; name sam3, reference, posted, package.module:Class, or the path of a "
+            "checkout (with a /)"
+        )
+    detector = _symbol(spec, "--target")
+    if not (inspect.isclass(detector) and issubclass(detector, nn.Module)):
+        raise TargetError(f"--target {spec}: is not a class of torch modules")
+    return detector
+
+
 @lru_cache(maxsize=8)
 def load(target: Target) -> Loaded:
     """Import what a target names.
@@ -143,46 +199,35 @@ def load(target: Target) -> Loaded:
     Raises:
         TargetError: in one sentence, when something named is not there or does not import.
     """
-    spec, within, what = target.spec, None, "sam3"
-    detector: Any = None
+    spec, within = target.spec, None
     if is_path(spec):
         within = checkout_folder(spec)
-        what = f"--target {spec}: the checkout's sam3"
         _use_checkout(within, spec)
     elif importlib.util.find_spec("sam3") is None:
         raise TargetError("sam3 is not installed: pip install sam3==0.1.4, or name a checkout with --target PATH")
-    if spec == "sam3" or within:
-        module, name = DETECTOR.split(":")
-        detector = getattr(_import(module, what, within), name, None)
-    elif ":" in spec:
-        detector = _symbol(spec, "--target")
-        if not (inspect.isclass(detector) and issubclass(detector, nn.Module)):
-            raise TargetError(f"--target {spec}: is not a class of torch modules")
-    else:
-        raise TargetError(
-            f"--target {spec}: unknown target; name sam3, package.module:Class, or the path of a checkout (with a /)"
-        )
-    builder, own = None, False
-    if target.builder:
-        builder, own = _symbol(target.builder, "--builder"), True
-        if not callable(builder):
-            raise TargetError(f"--builder {target.builder}: is not callable")
+    detector = _detector(target, within)
+    ours = _OURS.get(spec)
+    builder: Callable[..., nn.Module] | None = None
+    if target.builder or ours:
+        builder = _callable(target.builder or _OURS[spec].builder, "--builder")
     elif spec == "sam3" or within:
         module, name = BUILDER.split(":")
-        builder = getattr(_import(module, what, within), name, None)
-        own = builder is not None
+        builder = getattr(_import(module, f"--target {spec}", within), name, None)
+    own_builder = builder is not None
     if builder is None:
         if detector is None:
             raise TargetError(
                 f"--target {spec}: has neither {DETECTOR} nor {BUILDER}; name its class or --builder instead"
             )
         builder = assemble(detector)
+    loss = _callable(target.loss or (ours.loss if ours else LOSS), "--loss")
+    step = _callable(target.train_step, "--train-step") if target.train_step else None
     origin = Path(inspect.getfile(builder if detector is None else detector))
     also: tuple[str, ...] = ()
     if spec == "sam3" or within:
         package = Path(str(sys.modules["sam3"].__file__)).parent
         also = tuple(name for name in _classes_with_a_buffer(package) if name != DETECTOR)
-    return Loaded(detector, builder, own, origin, also)
+    return Loaded(detector, builder, own_builder, loss, step, origin, also)
 
 
 def release(target: Target) -> tuple[str, str] | None:

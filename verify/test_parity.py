@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from hypothesis import strategies as st
 
 from reference.detection import Suppression
 from verify.agreement import assert_features, assert_position_encoding, assert_same_tensor
 from verify.check import PROCESSES, check
-from verify.observation import DETECTIONS, Observe, has_tracker_neck, single_process
-from verify.scan import Scan, scans
+from verify.observation import DETECTIONS, Observe, has_tracker_neck, observe_real, single_process
+from verify.scan import Scan, scan_from_json, scans
 from verify.subject import lacks_buffer
 from verify.target import Target
+
+parity_check = partial(
+    check,
+    "parity",
+    observation=observe_real,
+    from_json=scan_from_json,
+    lacks=lacks_buffer,
+    carriers=(PROCESSES,),
+)
 
 #: A few chunks and a tail at every world size; a frame of the toy takes about 20 ms.
 MAX_FRAMES = 9
@@ -46,7 +56,7 @@ def _with_nms(target: Target, world_sizes: st.SearchStrategy[int]) -> st.SearchS
     return _real(target, world_sizes, st.builds(Suppression, probability, overlap))
 
 
-@check("parity", _plain, lacks=lacks_buffer, carriers=(PROCESSES,), real=True)
+@parity_check(_plain)
 def test_parity_detections(case: Scan, observe: Observe, target: Target) -> None:
     """Several ranks find in every frame what one process finds in it alone, bit for bit.
 
@@ -62,7 +72,7 @@ def test_parity_detections(case: Scan, observe: Observe, target: Target) -> None
                 assert_same_tensor(tensor, right, call.answer.get(tensor), message, rank, call)
 
 
-@check("parity", _with_nms, lacks=lacks_buffer, carriers=(PROCESSES,), real=True)
+@parity_check(_with_nms)
 def test_parity_nms(case: Scan, observe: Observe, target: Target) -> bool:
     """With NMS on, several ranks suppress what a plain single-process mask NMS suppresses of the same detections.
 
@@ -93,7 +103,7 @@ def _lacks_tracker(target: Target) -> str | None:
     return lacks
 
 
-@check("parity", _plain, lacks=_lacks_tracker, carriers=(PROCESSES,), real=True)
+@parity_check(_plain, lacks=_lacks_tracker)
 def test_parity_tracker_features(case: Scan, observe: Observe, target: Target) -> None:
     """Several ranks hand on the tracker features that one process computes for the frame, up to bfloat16's rounding.
 

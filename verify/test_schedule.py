@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from hypothesis import strategies as st
@@ -30,11 +31,16 @@ from verify.observation import (
     expected_answer,
     features_of,
     kept_by_nms,
+    observe_scripted,
     script_of,
 )
-from verify.scan import Scan, scans, suppressions, visit_lists
+from verify.scan import Scan, scan_from_json, scans, suppressions, visit_lists
 from verify.subject import buffer_options, lacks_scripted_buffer
 from verify.target import Target
+
+schedule_check = partial(
+    check, "schedule", observation=observe_scripted, from_json=scan_from_json, lacks=lacks_scripted_buffer
+)
 
 WorldSizes = st.SearchStrategy[int]
 Scans = st.SearchStrategy[Scan]
@@ -72,7 +78,7 @@ def _resident(rank: RankSeen, call: Call) -> frozenset[int]:
     return call.resident
 
 
-@check("schedule", _plain, lacks=lacks_scripted_buffer)
+@schedule_check(_plain)
 def test_full_precision(case: Scan, observe: Observe, target: Target) -> None:
     """Logits, boxes and masks arrive in the detector's own type, with every bit.
 
@@ -103,7 +109,7 @@ def test_full_precision(case: Scan, observe: Observe, target: Target) -> None:
                     )
 
 
-@check("schedule", _plain, lacks=lacks_scripted_buffer)
+@schedule_check(_plain)
 def test_coverage(case: Scan, observe: Observe, target: Target) -> None:
     """Every visited frame's answer is that frame's own detection, on every rank; nothing outside the clip is touched.
 
@@ -126,7 +132,7 @@ def test_coverage(case: Scan, observe: Observe, target: Target) -> None:
             )
 
 
-@check("schedule", _plain, lacks=lacks_scripted_buffer)
+@schedule_check(_plain)
 def test_share_of_work(case: Scan, observe: Observe, target: Target) -> None:
     """Rank r of a chunk that starts at b detects frame b + r, and no frame is detected twice in a scan.
 
@@ -162,7 +168,7 @@ def test_share_of_work(case: Scan, observe: Observe, target: Target) -> None:
         )
 
 
-@check("schedule", _whole, lacks=lacks_scripted_buffer)
+@schedule_check(_whole)
 def test_residency(case: Scan, observe: Observe, target: Target) -> None:
     """After a call of a sequential scan the buffer holds at most two chunks, and one after the last call.
 
@@ -184,7 +190,7 @@ def test_residency(case: Scan, observe: Observe, target: Target) -> None:
             )
 
 
-@check("schedule", _plain, lacks=lacks_scripted_buffer)
+@schedule_check(_plain)
 def test_eviction_order(case: Scan, observe: Observe, target: Target) -> None:
     """The chunk just left goes, whole, when the scan enters the next one, and never a frame not yet delivered.
 
@@ -217,7 +223,7 @@ def test_eviction_order(case: Scan, observe: Observe, target: Target) -> None:
             )
 
 
-@check("schedule", _plain, lacks=lacks_scripted_buffer)
+@schedule_check(_plain)
 def test_prefetch(case: Scan, observe: Observe, target: Target) -> None:
     """Once a chunk's first frame is delivered, the next chunk in the direction of the scan is in the buffer.
 
@@ -244,7 +250,7 @@ def test_prefetch(case: Scan, observe: Observe, target: Target) -> None:
             )
 
 
-@check("schedule", _whole, lacks=lacks_scripted_buffer)
+@schedule_check(_whole)
 def test_reverse_equals_forward(case: Scan, observe: Observe, target: Target) -> None:
     """A scan in reverse answers each frame as the scan forward does.
 
@@ -262,7 +268,7 @@ def test_reverse_equals_forward(case: Scan, observe: Observe, target: Target) ->
                     assert_same_tensor(tensor, right, got, message, reverse, call, case)
 
 
-@check("schedule", _plain, lacks=lacks_scripted_buffer, carriers=(THREADS,))
+@schedule_check(_plain, carriers=(THREADS,))
 def test_world_size_independence(case: Scan, observe: Observe, target: Target) -> bool:
     """The answers do not depend on the world size.
 
@@ -285,7 +291,7 @@ def _asynchronous(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans(_several_ranks(world_sizes), suppression=st.none() | suppressions(), asynchronous=True)
 
 
-@check("schedule", _asynchronous, lacks=lacks_scripted_buffer, carriers=(THREADS,))
+@schedule_check(_asynchronous, carriers=(THREADS,))
 def test_waits_for_handles(case: Scan, observe: Observe, target: Target) -> bool:
     """Results are read only after every handle they come from has been waited on.
 
@@ -328,7 +334,7 @@ def _laid_out(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans(_several_ranks(world_sizes), suppression=st.none(), layouts=layouts)
 
 
-@check("schedule", _laid_out, lacks=lacks_scripted_buffer)
+@schedule_check(_laid_out)
 def test_contiguous_collectives(case: Scan, observe: Observe, target: Target) -> bool:
     """Detector outputs in any memory layout arrive intact, and what reaches a collective is contiguous.
 
@@ -353,7 +359,7 @@ def _any_scan(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans(_several_ranks(world_sizes))
 
 
-@check("schedule", _any_scan, lacks=lacks_scripted_buffer)
+@schedule_check(_any_scan)
 def test_same_collectives(case: Scan, observe: Observe, target: Target) -> bool:
     """All ranks issue the same sequence of collectives: operation, shapes, types.
 
@@ -387,9 +393,7 @@ def _several_nodes(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> 
     return replace(case, ranks_per_node=draw(st.integers(1, case.world_size - 1)))
 
 
-@check(
-    "schedule", lambda target, sizes: _several_nodes(target, sizes), lacks=lacks_scripted_buffer, carriers=(THREADS,)
-)
+@schedule_check(lambda target, sizes: _several_nodes(target, sizes), carriers=(THREADS,))
 def test_global_rank(case: Scan, observe: Observe, target: Target) -> None:
     """The global rank is used where the local one differs: on a job of several nodes.
 
@@ -425,7 +429,7 @@ def _lacks_nms(target: Target) -> str | None:
     return lacks
 
 
-@check("schedule", _with_nms, lacks=_lacks_nms)
+@schedule_check(_with_nms, lacks=_lacks_nms)
 def test_nms_suppression(case: Scan, observe: Observe, target: Target) -> None:
     """NMS suppresses what a plain single-process mask NMS does: on every frame, for every prompt, at both thresholds.
 
@@ -464,7 +468,7 @@ def _with_tracker(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans(world_sizes, suppression=st.none(), gather=True, tracker=True, features=True)
 
 
-@check("schedule", _with_tracker, lacks=lacks_scripted_buffer)
+@schedule_check(_with_tracker)
 def test_tracker_features(case: Scan, observe: Observe, target: Target) -> None:
     """With gathering on, an answer holds the frame's own tracker features: three levels in order, and their encoding.
 
@@ -480,7 +484,7 @@ def test_tracker_features(case: Scan, observe: Observe, target: Target) -> None:
         assert_position_encoding(call, rank, script.position_encoding())
 
 
-@check("schedule", _with_tracker, lacks=lacks_scripted_buffer)
+@schedule_check(_with_tracker)
 def test_features_on_request(case: Scan, observe: Observe, target: Target) -> None:
     """Tracker features are in the answer when the call asks for them, and only then.
 
@@ -520,7 +524,7 @@ def _any_order(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan
     return replace(case, visits=case.calls() + again.calls())
 
 
-@check("schedule", lambda target, sizes: _any_order(target, sizes), lacks=lacks_scripted_buffer)
+@schedule_check(lambda target, sizes: _any_order(target, sizes))
 def test_any_order_answers(case: Scan, observe: Observe, target: Target) -> None:
     """Frames visited out of order, or scanned again with the same buffer, are answered with their own detections.
 
@@ -529,7 +533,7 @@ def test_any_order_answers(case: Scan, observe: Observe, target: Target) -> None
     assert_own_detections(observe(case))
 
 
-@check("schedule", lambda target, sizes: _any_order(target, sizes), lacks=lacks_scripted_buffer, kind=HAZARD)
+@schedule_check(lambda target, sizes: _any_order(target, sizes), kind=HAZARD)
 def test_any_order_residency(case: Scan, observe: Observe, target: Target) -> None:
     """Frames visited out of order, or scanned again, leave no more than two chunks in the buffer.
 
@@ -567,7 +571,7 @@ def _lacks_limit(target: Target) -> str | None:
     return lacks
 
 
-@check("schedule", lambda target, sizes: _limited(target, sizes), lacks=_lacks_limit)
+@schedule_check(lambda target, sizes: _limited(target, sizes), lacks=_lacks_limit)
 def test_limited_scan(case: Scan, observe: Observe, target: Target) -> None:
     """A scan under ``max_frame_num_to_track``, and one that goes on past it with the same buffer, answer rightly.
 
@@ -587,7 +591,7 @@ def _prompt_a_frame(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) ->
     )
 
 
-@check("schedule", lambda target, sizes: _prompt_a_frame(target, sizes), lacks=lacks_scripted_buffer, kind=HAZARD)
+@schedule_check(lambda target, sizes: _prompt_a_frame(target, sizes), kind=HAZARD)
 def test_prompt_of_each_frame(case: Scan, observe: Observe, target: Target) -> bool:
     """A geometric prompt that differs from frame to frame reaches each frame's own detection.
 
@@ -615,7 +619,7 @@ def _another_prompt(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) ->
     return replace(case, visits=both[0][:cut] + both[1])
 
 
-@check("schedule", lambda target, sizes: _another_prompt(target, sizes), lacks=lacks_scripted_buffer, kind=HAZARD)
+@schedule_check(lambda target, sizes: _another_prompt(target, sizes), kind=HAZARD)
 def test_buffer_under_another_prompt(case: Scan, observe: Observe, target: Target) -> None:
     """A buffer handed on to a scan under another prompt does not answer with the detections of the old one.
 
@@ -628,7 +632,7 @@ def _without_tracker(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans(world_sizes, suppression=st.none(), gather=None, tracker=False, features=False)
 
 
-@check("schedule", _without_tracker, lacks=lacks_scripted_buffer)
+@schedule_check(_without_tracker)
 def test_without_tracker_neck(case: Scan, observe: Observe, target: Target) -> None:
     """A detector without a tracker neck, built with ``gather_backbone_out`` at its default, answers every frame.
 
