@@ -55,6 +55,13 @@ def encoded(model: Any, batch: Any) -> list[int]:
     return calls
 
 
+def undetected(model: Any, batch: Any) -> dict[str, Any]:
+    """Give what a detector is given of a video whose frames are encoded on demand."""
+    with torch.no_grad():
+        text = model.backbone.forward_text(batch.find_text_batch, device="cpu")
+    return {"img_batch_all_stages": batch.img_batch, **text}
+
+
 def test_outputs_are_right_all_the_same() -> None:
     model = posted(segmentation=True).model
     batch = make_clip(ClipSpec(frames=3, prompts=2, clips=2, masks=True))
@@ -90,10 +97,7 @@ def test_gathering_by_default_needs_a_tracker_neck_that_is_not_there() -> None:
     batch = make_clip(ClipSpec(frames=2))
     stage = batch.find_inputs[0]
     prompt = Prompt(stage.input_boxes, stage.input_boxes_mask, box_labels=stage.input_boxes_label)
-    given = {
-        "img_batch_all_stages": batch.img_batch,
-        **model.backbone.forward_text(batch.find_text_batch, device="cpu"),
-    }
+    given = undetected(model, batch)
     with sam3_on_cpu(), torch.no_grad(), pytest.raises(TypeError, match="'NoneType' object is not subscriptable"):
         model.forward_video_grounding_multigpu(given, batch.find_inputs, prompt, 0, 2, {})
 
@@ -150,10 +154,7 @@ def test_a_frame_encoded_on_demand_is_looked_up_by_the_id_of_another() -> None:
     batch = make_clip(ClipSpec(frames=2, clips=2, masks=True))
     stage = batch.find_inputs[1]
     prompt = Prompt(stage.input_boxes, stage.input_boxes_mask, box_labels=stage.input_boxes_label)
-    given = {
-        "img_batch_all_stages": batch.img_batch,
-        **model.backbone.forward_text(batch.find_text_batch, device="cpu"),
-    }
+    given = undetected(model, batch)
     with sam3_on_cpu(), pytest.raises(IndexError):
         model.forward_grounding(given, stage, batch.find_targets[1], prompt)
 
