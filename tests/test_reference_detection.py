@@ -135,7 +135,7 @@ def test_of_equals_the_lower_index_comes_first() -> None:
 def test_a_logit_of_zero_is_outside() -> None:
     masks = _row((0, 10), (0, 10))
     masks[1] = 0.0
-    assert _kept([0.9, 0.8], masks, 0.5, 0.5) == [True, True]
+    assert _kept([0.9, 0.8], masks, 0.5, 0.1) == [True, True]
 
 
 @pytest.mark.parametrize(
@@ -239,6 +239,12 @@ def test_each_prompt_is_suppressed_by_itself() -> None:
     logits = torch.tensor([[[2.0], [1.0]], [[0.5], [1.5]]])
     kept = kept_detections(logits, masks, Suppression(probability=0.5, iou=0.5))
     assert kept.tolist() == [[True, False], [False, True]]
+
+
+def test_each_prompt_has_its_own_masks() -> None:
+    masks = torch.stack([_row((0, 10), (1, 10)), _row((0, 10), (10, 20))])
+    logits = torch.tensor([[[2.0], [1.0]], [[2.0], [1.0]]])
+    assert kept_detections(logits, masks, Suppression(0.5, 0.5)).tolist() == [[True, False], [True, True]]
 
 
 def test_the_probability_is_the_logits_sigmoid() -> None:
@@ -404,7 +410,7 @@ class _Scripted(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(()))
+        self.weight = nn.Parameter(torch.ones(1, 2, 4))
         self.seen: list[set[str]] = []
         self.logits = torch.zeros(1, 2, 1)
 
@@ -413,18 +419,17 @@ class _Scripted(nn.Module):
         return self
 
     def forward_text(self, captions: list[str], device: torch.device) -> dict[str, Tensor]:
-        return {"language_features": self.weight * torch.ones(len(captions))}
+        return {"language_features": torch.ones(len(captions))}
 
     def forward_grounding(self, backbone_out: dict[str, Any], **_: Any) -> dict[str, Any]:
         self.seen.append(set(backbone_out))
         backbone_out["image"] = torch.zeros(())
         self.logits += 1
-        boxes = self.weight * torch.ones(1, 2, 4)
         return {
             "pred_logits": self.logits,
-            "pred_boxes": boxes,
-            "pred_boxes_xyxy": boxes,
-            "queries": boxes,
+            "pred_boxes": self.weight,
+            "pred_boxes_xyxy": self.weight,
+            "queries": self.weight,
             "prev_encoder_out": {"backbone_out": {**backbone_out, "sam2_backbone_out": None}},
         }
 
