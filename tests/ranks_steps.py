@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
-from torch.distributed import _functional_collectives as functional
 from torch.distributed.distributed_c10d import _coalescing_manager
 
 from fixtures.ranks import progress
@@ -278,13 +277,15 @@ def reduce_with_gradient(rank: int, world_size: int) -> Any:
     return total.detach(), tensor.grad
 
 
-def functional_all_gather(rank: int, world_size: int) -> Any:
-    gathered = functional.all_gather_tensor(own(rank, 2, 3), 0, dist.group.WORLD)
-    return functional.wait_tensor(gathered)
-
-
-def functional_all_reduce(rank: int, world_size: int) -> Any:
-    return functional.wait_tensor(functional.all_reduce(own(rank, 2), "sum", dist.group.WORLD))
+def functional_collectives(rank: int, world_size: int) -> Any:
+    """Gather and reduce by the operators that compiled code uses; before it is waited on, the result is poison."""
+    gathered = torch.ops._c10d_functional.all_gather_into_tensor(
+        own(rank, 2, 3), world_size, dist.group.WORLD.group_name
+    )
+    early = gathered.clone()
+    torch.ops._c10d_functional.wait_tensor(gathered)
+    total = torch.ops._c10d_functional.all_reduce(own(rank, 2), "sum", dist.group.WORLD.group_name)
+    return early, gathered, torch.ops._c10d_functional.wait_tensor(total)
 
 
 def environment(rank: int, world_size: int) -> Any:
@@ -310,8 +311,6 @@ RESULTS: dict[str, Callable[[int, int], Any]] = {
         groups_of_two,
         gather_with_gradient,
         reduce_with_gradient,
-        functional_all_gather,
-        functional_all_reduce,
         environment,
     )
 }
@@ -326,8 +325,8 @@ def result_of(rank: int, world_size: int, name: str) -> Any:
     return outputs
 
 
-def every_result(rank: int, world_size: int) -> dict[str, Any]:
-    return {name: result_of(rank, world_size, name) for name in (*ASYNCHRONOUS, *RESULTS)}
+def results_of(rank: int, world_size: int, names: list[str]) -> dict[str, Any]:
+    return {name: result_of(rank, world_size, name) for name in names}
 
 
 # ---- failures
