@@ -59,6 +59,8 @@ class Check:
     cost: int
     #: What the cases are drawn from: checks with the same draws see the same cases.
     draws: str
+    #: On processes, whether it runs at every world size at hand, or at the first alone.
+    every_size: bool = True
 
     @property
     def doc(self) -> str:
@@ -84,6 +86,7 @@ def check(
     carriers: tuple[str, ...] = (THREADS, PROCESSES),
     cost: int = 1,
     draws: str = "",
+    every_size: bool = True,
 ) -> Callable[[Body], Callable[..., None]]:
     """Register a check's body and make a pytest function of it, run once a carrier.
 
@@ -95,7 +98,9 @@ def check(
         name = body.__name__
         if name in _registry and _registry[name].body.__module__ != body.__module__:
             raise ValueError(f"two checks are called {name}")
-        registered = Check(name, group, kind, body, cases, observation, from_json, carriers, lacks, cost, draws or name)
+        registered = Check(
+            name, group, kind, body, cases, observation, from_json, carriers, lacks, cost, draws or name, every_size
+        )
         _registry[name] = registered
 
         @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ class _Trial:
         if self.carrier == THREADS:
             examples = max(2, gate.profile.examples // self.check.cost)
             return self._search(st.sampled_from(gate.world_sizes(THREADS)), examples, wanted, shrink=True)
-        for world_size in gate.world_sizes(self.carrier):
+        for world_size in gate.world_sizes(self.carrier)[: None if self.check.every_size else 1]:
             # Ranks in processes are slow: no search for a smaller case, which threads mostly have found already.
             examples = max(1, gate.profile.process_examples // self.check.cost)
             violation = self._search(st.just(world_size), examples, wanted, shrink=False)

@@ -12,6 +12,7 @@ from torch import nn
 
 from fixtures.ranks.environment import environment_by_thread, rank_environment, set_environment_of_thread
 from fixtures.scripted import Detected, Script, numbered_prompt, numbered_text, scripted_forward, stages
+from fixtures.stir import stir
 from fixtures.toy import CannotShrink, Construction, build_toy
 from verify.scan import Scan
 from verify.target import BUFFER_METHOD, Target, load
@@ -32,15 +33,19 @@ def alone() -> Iterator[None]:
 def construction(target: Target, tracker: bool, segmentation: bool = True, eval_mode: bool = True) -> Construction:
     """Build the target's model at toy width, with or without a tracker neck and a segmentation head.
 
+    Its weights are stirred: untrained, it would give the same boxes for every frame.
+
     Raises:
         CannotShrink: where its builder fails or its model does not get small.
     """
-    return build_toy(
+    built = build_toy(
         load(target).builder,
         enable_inst_interactivity=tracker,
         enable_segmentation=segmentation,
         eval_mode=eval_mode,
     )
+    stir(built.model)
+    return built
 
 
 def buffer_of(model: Any) -> Callable[..., Any]:
