@@ -243,15 +243,12 @@ def _conclude(gate: Session) -> reports.Report:
     options = gate.options
     expected = {name: options.parts(check) for name, check in options.checks.items()}
     selected = {name: check for name, check in options.checks.items() if expected[name]}
-    results, verdict, because = reports.conclude(selected, gate.parts, options.hazards_fail, expected)
+    # Whether an entry is stale is told by a run of all its cases only.
+    known = {entry.check for entry in options.known} if options.case is None and len(options.carriers) > 1 else ()
+    results, verdict, because = reports.conclude(selected, gate.parts, options.hazards_fail, expected, known)
     loaded = load(options.target)
     job = gate.carriers.job
     notes = [f"not verified: {name} also has a buffer; name it with --target" for name in loaded.also_found]
-    notes += [
-        f"stale: {entry.check} is listed as known in {options.known_from}, but no case met its condition"
-        for entry in options.known
-        if all(result.outcome == PASSED for result in results if result.check == entry.check)
-    ]
     environment = reports.environment(
         options.backend, job.world_sizes()[0] if job else None, options.profile.name, options.seed
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from verify.result import (
     MISSING,
     NOT_PROVIDED,
     NOT_TRIGGERED,
+    PASSED,
     SKIPPED,
     XFAILED,
     XPASSED,
@@ -97,18 +98,27 @@ def _failures(results: Iterable[Result], verdict: str) -> bool:
 
 
 def conclude(
-    selected: Mapping[str, Check], parts: Sequence[Result], hazards_fail: bool, expected_parts: Mapping[str, int]
+    selected: Mapping[str, Check],
+    parts: Sequence[Result],
+    hazards_fail: bool,
+    expected_parts: Mapping[str, int],
+    known: Collection[str] = (),
 ) -> tuple[tuple[Result, ...], str, str]:
     """Give the result of every selected check, the verdict and its reason.
 
     A check with fewer parts than carriers it runs on is ``missing``: it disappeared, and is not taken for passed.
+    One that is among the ``known`` failures and passed all the same did so because no case met the condition of
+    its entry: the entry is stale, and counts as ``xpassed``.
     """
     results = []
     for name, check in selected.items():
         of_check = [part for part in parts if part.check == name]
         if len(of_check) < expected_parts[name]:
             of_check.append(Result(name, check.group, check.kind, MISSING, reason="gave no result"))
-        results.append(merged(of_check))
+        result = merged(of_check)
+        if name in known and result.outcome == PASSED:
+            result = replace(result, outcome=XPASSED, reason="listed as known, but no case met the entry's condition")
+        results.append(result)
     judged = [result for result in results if result.kind != HAZARD or hazards_fail]
     bad = [result for result in judged if result.outcome in FAILURES - {MISSING}]
     if bad:

@@ -1,0 +1,69 @@
+"""Files of known failures: what is read, what is refused, and that entries are strict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from verify.known import FOLDER, KnownError, for_release, read
+from verify.scan import Scan
+
+CHECKS = {"test_coverage", "test_prefetch"}
+GOOD = """
+[[known]]
+check = "test_coverage"
+reason = "frames are shuffled"
+condition = { world_size = [2, 4], reverse = true }
+match = "frame .* own"
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "known.toml"
+    path.write_text(text)
+    return path
+
+
+def test_reads_entries(tmp_path: Path) -> None:
+    (entry,) = read(written(tmp_path, GOOD), CHECKS).entries
+    assert entry.covers(Scan(3, 2, reverse=True, start=2), "threads")
+    assert not entry.covers(Scan(3, 2), "threads")
+    assert not entry.covers(Scan(3, 3, reverse=True, start=2), "threads")
+    assert entry.explains("frame 3 is not its own")
+    assert not entry.explains("something else")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[known]", "not TOML"),
+        ("[[unknown]]\n", "unknown key 'unknown'"),
+        ("known = 3\n", r"expected \[\[known\]\] entries"),
+        ("[[known]]\ncheck = 'test_coverage'\n", "entry 1: needs a reason"),
+        ("[[known]]\ncheck = 'test_coverage'\nreason = ' '\n", "entry 1: needs a reason"),
+        ("[[known]]\nreason = 'x'\n", "entry 1: needs a check"),
+        ("[[known]]\ncheck = 'test_gone'\nreason = 'x'\n", "there is no check 'test_gone'"),
+        ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\nwhy = 'y'\n", "unknown key 'why'"),
+        ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\nmatch = '('\n", "not a regular expression"),
+        ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\nmatch = 3\n", "match is not a string"),
+        ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\ncondition = 'x'\n", "condition is not a table"),
+        ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\ncondition = { speed = 1 }\n", "speak of 'speed'"),
+        (2 * "[[known]]\ncheck = 'test_coverage'\nreason = 'x'\n", "entry 2: test_coverage is listed twice"),
+    ],
+)
+def test_refuses(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(KnownError, match=message) as caught:
+        read(written(tmp_path, text), CHECKS)
+    assert "known.toml" in str(caught.value)
+
+
+def test_a_changed_file_is_not_the_release() -> None:
+    file = read(FOLDER / "sam3-0.1.4.toml", {"test_features_on_request", "test_without_tracker_neck"})
+    assert file.version is not None
+    assert file.sha256 is not None
+    checks = {entry.check for entry in file.entries}
+    assert for_release((file.version, file.sha256), checks) == file
+    assert for_release((file.version, "0" * 64), checks) is None
+    assert for_release(("9.9.9", file.sha256), checks) is None
+    assert for_release(None, checks) is None
