@@ -101,7 +101,7 @@ def test_sam3_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(target.importlib.util, "find_spec", lambda name: None)
     target.load.cache_clear()
-    with pytest.raises(UsageError, match="sam3 is not installed: pip install sam3==0.1.4, or name a checkout"):
+    with pytest.raises(UsageError, match=r"sam3 is not installed: pip install sam3==0\.1\.4, or name a checkout"):
         read_options(given(), None)
 
 
