@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import zlib
 from collections.abc import Callable
@@ -114,6 +115,9 @@ class Gate:
             outcome, reason = SKIPPED, str(error)
         if trial.compared == 0 and outcome == PASSED:
             outcome, reason = NOT_TRIGGERED, "no case that was drawn had anything to compare"
+            if trial.drawn == 0:
+                sizes = ", ".join(map(str, self.world_sizes(carrier)))
+                outcome, reason = SKIPPED, f"no case of this check can be drawn at world size {sizes}"
         return replace(
             empty,
             outcome=outcome,
@@ -121,6 +125,7 @@ class Gate:
             seconds=round(time.monotonic() - started, 3),
             finding=expected,
             reason=reason,
+            applicable=trial.drawn > 0 or outcome != SKIPPED,
         )
 
 
@@ -129,6 +134,7 @@ class _Trial:
 
     def __init__(self, gate: Gate, check: Check, carrier: str) -> None:
         self.gate, self.check, self.carrier = gate, check, carrier
+        self.drawn = 0
         self.compared = 0
         self.cases_of_last_search = 0
         self._violating: Case | None = None
@@ -138,6 +144,7 @@ class _Trial:
 
     def compare(self, case: Case) -> Violation | None:
         """Observe and compare one case; gives the violation, if there is one."""
+        self.drawn += 1
         try:
             triggered = self.check.body(case, self._observe, self.gate.target)
         except Violation as violation:
@@ -147,8 +154,7 @@ class _Trial:
                 root = cause.__cause__ or cause
                 if isinstance(root, NotImplementedError):
                     raise NotCovered(f"the threads' process group does not offer this: {root}") from failure
-            culprit = next((status.rank for status in failure.statuses if status.state in _AT_FAULT), None)
-            return Violation(failure.reason, rank=culprit, details="\n".join(str(failure).splitlines()[1:]))
+            return _violation_of(failure)
         if triggered is not False:
             self.compared += 1
             self.cases_of_last_search += 1
@@ -243,4 +249,19 @@ class _Trial:
         )
 
 
-_AT_FAULT = ("raised", "exited", "killed", "running")
+#: States of a rank, those first that say most about why a run failed.
+_AT_FAULT = ("raised", "killed", "exited", "running", "waiting", "finished")
+#: How an exception in the buffer tells where it was raised; from a process it comes as text.
+_WHERE = re.compile(r"\bcall (\d+), frame (\d+)")
+
+
+def _violation_of(failure: RanksFailed) -> Violation:
+    culprits = sorted(failure.statuses, key=lambda status: _AT_FAULT.index(status.state))
+    where = _WHERE.search(culprits[0].detail) if culprits else None
+    return Violation(
+        failure.reason,
+        rank=culprits[0].rank if culprits else None,
+        call=int(where[1]) if where else None,
+        frame=int(where[2]) if where else None,
+        details="\n".join(str(failure).splitlines()[1:]),
+    )

@@ -161,7 +161,9 @@ def read_options(given: argparse.Namespace, job: int | None) -> Options:
     """
     target = Target(given.target, given.builder, given.loss, given.train_step)
     try:
-        load(target)  # first: the modules of checks import sam3, which may be a checkout's
+        loaded = load(target)  # first: the modules of checks import sam3, which may be a checkout's
+        for named in (given.loss and loaded.loss, given.train_step and loaded.train_step):
+            assert named is None or callable(named)
         checks = select(given.only)
         known, known_from = _known(given.known, target, checks)
     except (TargetError, KnownError, ValueError) as error:

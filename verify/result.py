@@ -37,6 +37,8 @@ class Result:
     finding: Finding | None = None
     #: Why it was skipped, not provided or known to fail.
     reason: str = ""
+    #: False for a part that no case can be drawn for, such as one that needs several ranks where there is one.
+    applicable: bool = True
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -51,8 +53,13 @@ def result_from_json(data: Mapping[str, Any]) -> Result:
 
 
 def merged(parts: Iterable[Result]) -> Result:
-    """One result of the parts of one check: the worst outcome, with the finding and the reason that belong to it."""
-    ordered = sorted(parts, key=lambda part: OUTCOMES.index(part.outcome))
+    """One result of the parts of one check: the worst outcome, with the finding and the reason that belong to it.
+
+    A part that could not apply says nothing where another part does.
+    """
+    everything = tuple(parts)
+    telling = [part for part in everything if part.applicable] or everything
+    ordered = sorted(telling, key=lambda part: OUTCOMES.index(part.outcome))
     worst = ordered[0]
     return Result(
         worst.check,

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from fixtures.ranks import RanksFailed, Threads
 from fixtures.ranks.environment import environment_by_thread, rank_environment, set_environment_of_thread
 from fixtures.scripted import Detected, Script, numbered_prompt, numbered_text, scripted_forward, stages
 from fixtures.stir import stir
@@ -95,22 +96,28 @@ def lacks_scripted_buffer(target: Target) -> str | None:
     """
     if lacks := lacks_buffer(target):
         return lacks
-    case = Scan(frames=1, world_size=1, gather=False)
     calls: list[Detected] = []
+
+    def visit_one_frame(rank: int, world_size: int) -> None:
+        model = scripted_detector(target, Scan(frames=1, world_size=1, gather=False), Script(), rank, calls)
+        buffer_of(model)(
+            backbone_out=numbered_text(1, 0),
+            find_inputs=stages(1, 1),
+            geometric_prompt=numbered_prompt(1, 0),
+            frame_idx=0,
+            num_frames=1,
+            multigpu_buffer={},
+        )
+
+    # On a thread with a process group of its own: under torchrun, the others must not be waited for.
+    ranks = Threads()
     try:
-        with alone():
-            model = scripted_detector(target, case, Script(), 0, calls)
-            buffer_of(model)(
-                backbone_out=numbered_text(1, 0),
-                find_inputs=stages(1, 1),
-                geometric_prompt=numbered_prompt(1, 0),
-                frame_idx=0,
-                num_frames=1,
-                multigpu_buffer={},
-            )
-    except Exception as error:
+        ranks.run(visit_one_frame, 1)
+    except RanksFailed as failure:
         if not calls:
-            return f"the buffer fails before it calls self.forward_grounding: {type(error).__name__}: {error}"
+            return f"the buffer fails before it calls self.forward_grounding: {failure.reason}"
+    finally:
+        ranks.close()
     if not calls:
         return "the buffer does not detect through self.forward_grounding, so nothing can stand in for it"
     return None

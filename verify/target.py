@@ -81,14 +81,23 @@ class Loaded:
     builder: Callable[..., nn.Module]
     #: Whether the builder is the target's own, so that it can itself be verified.
     own_builder: bool
-    #: Makes the loss that the target is trained with.
-    loss: Callable[..., Any]
-    #: The target's own training step, or None where it calls the wrapped model.
-    train_step: Callable[..., Any] | None
     #: Where the code under verification lies.
     origin: Path
+    #: Where the functions are that make the loss and, if the target has one of its own, the training step.
+    loss_spec: str
+    train_step_spec: str | None
     #: Other classes of the same package that have a buffer and are not verified in this run.
     also_found: tuple[str, ...]
+
+    @property
+    def loss(self) -> Callable[..., Any]:
+        """Makes the loss that the target is trained with. Imported when asked for: sam3's losses are slow to import."""
+        return _callable(self.loss_spec, "--loss")
+
+    @property
+    def train_step(self) -> Callable[..., Any] | None:
+        """The target's own training step, or None where it calls the wrapped model."""
+        return _callable(self.train_step_spec, "--train-step") if self.train_step_spec else None
 
 
 def _one_line(error: BaseException) -> str:
@@ -220,14 +229,13 @@ def load(target: Target) -> Loaded:
                 f"--target {spec}: has neither {DETECTOR} nor {BUILDER}; name its class or --builder instead"
             )
         builder = assemble(detector)
-    loss = _callable(target.loss or (ours.loss if ours else LOSS), "--loss")
-    step = _callable(target.train_step, "--train-step") if target.train_step else None
+    loss = target.loss or (ours.loss if ours else LOSS)
     origin = Path(inspect.getfile(builder if detector is None else detector))
     also: tuple[str, ...] = ()
     if spec == "sam3" or within:
         package = Path(str(sys.modules["sam3"].__file__)).parent
         also = tuple(name for name in _classes_with_a_buffer(package) if name != DETECTOR)
-    return Loaded(detector, builder, own_builder, loss, step, origin, also)
+    return Loaded(detector, builder, own_builder, origin, loss, target.train_step, also)
 
 
 def release(target: Target) -> tuple[str, str] | None:
