@@ -205,7 +205,8 @@ def test_functional_collectives_are_poison_until_waited_on(threads: Threads) -> 
 def _step_in_parallel(rank: int, world_size: int) -> torch.Tensor:
     model = torch.nn.Linear(3, 1, bias=False)
     torch.nn.init.ones_(model.weight)
-    DistributedDataParallel(model)(own(rank, 1, 3)).sum().backward()
+    parallel = DistributedDataParallel(model)
+    parallel(own(rank, 1, 3)).sum().backward()
     assert model.weight.grad is not None
     return model.weight.grad
 
