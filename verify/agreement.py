@@ -64,11 +64,17 @@ def frame_set(frames: frozenset[int] | None) -> str:
     return "not kept by frame" if frames is None else ", ".join(map(str, sorted(frames))) or "nothing"
 
 
+def ranks_own_first(case: Scan, call: Call) -> list[int]:
+    """All ranks that may have computed a call's frame, the one whose share it is first: padding repeats frames."""
+    own = schedule.detecting_rank(call.visit.frame, case.world_size)
+    return [own, *(rank for rank in range(case.world_size) if rank != own)]
+
+
 def _right(case: Scan, call: Call, tensor: str, got: torch.Tensor) -> bool:
     """Whether a tensor is the visited frame's own detection, whichever rank computed it."""
-    own = schedule.detecting_rank(call.visit.frame, case.world_size)
-    order = [own, *(rank for rank in range(case.world_size) if rank != own)]
-    return any(torch.equal(expected_answer(case, call.visit, rank)[tensor], got) for rank in order)
+    return any(
+        torch.equal(expected_answer(case, call.visit, rank)[tensor], got) for rank in ranks_own_first(case, call)
+    )
 
 
 def assert_own_detections(seen: Seen) -> None:
@@ -116,29 +122,37 @@ def assert_same_tensor(
     )
 
 
-def assert_features(call: Call, rank: RankSeen, expected: Mapping[str, torch.Tensor], case: Scan | None) -> None:
-    """An answer's tracker features are these three levels up to bfloat16's rounding, with a position encoding."""
+def _same_features(expected: Mapping[str, torch.Tensor], got: Mapping[str, Any], level: str) -> bool:
+    found, right = got.get(level), expected[level]
+    return (
+        isinstance(found, torch.Tensor)
+        and found.shape == right.shape
+        and torch.equal(found.to(torch.bfloat16), right.to(torch.bfloat16))
+    )
+
+
+def assert_features(
+    call: Call, rank: RankSeen, allowed: Sequence[Mapping[str, torch.Tensor]], case: Scan | None
+) -> None:
+    """An answer's tracker features are the frame's own up to bfloat16's rounding: one of those ``allowed``."""
     got = features_of(call.answer)
-    for level, values in expected.items():
-        found = got.get(level)
-        rounded = values.to(torch.bfloat16)
-        if (
-            not isinstance(found, torch.Tensor)
-            or found.shape != values.shape
-            or not torch.equal(found.to(torch.bfloat16), rounded)
-        ):
-            raise Violation(
-                f"tracker features of level {level[-1]} are not the frame's own"
-                if found is not None
-                else f"the answer has no tracker features of level {level[-1]}",
-                rank=rank.rank,
-                call=call.number,
-                frame=call.visit.frame,
-                tensor=f"tracker_backbone_{level}",
-                expected=brief(rounded),
-                got=brief(found) if found is not None else "keys " + ", ".join(sorted(call.answer)),
-                table=frames_around(case, rank, call.number) if case else (),
-            )
+    expected = next((levels for levels in allowed if all(_same_features(levels, got, level) for level in levels)), None)
+    if expected is not None:
+        return
+    level = next(level for level in allowed[0] if not _same_features(allowed[0], got, level))
+    found = got.get(level)
+    raise Violation(
+        f"tracker features of level {level[-1]} are not the frame's own"
+        if found is not None
+        else f"the answer has no tracker features of level {level[-1]}",
+        rank=rank.rank,
+        call=call.number,
+        frame=call.visit.frame,
+        tensor=f"tracker_backbone_{level}",
+        expected=brief(allowed[0][level].to(torch.bfloat16)),
+        got=brief(found) if found is not None else "keys " + ", ".join(sorted(call.answer)),
+        table=frames_around(case, rank, call.number) if case else (),
+    )
 
 
 def assert_position_encoding(call: Call, rank: RankSeen, expected: Sequence[torch.Tensor]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import hypothesis
@@ -94,7 +95,7 @@ class Gate:
         outcome, reason = PASSED, ""
         try:
             for entry in entries:
-                violation = trial.first_violation(lambda case, entry=entry: entry.covers(case, carrier))
+                violation = trial.first_violation(partial(_covered, (entry,), carrier))
                 if violation is None and trial.cases_of_last_search == 0:
                     continue  # no case here meets the entry's condition
                 if violation is None:
@@ -106,9 +107,7 @@ class Gate:
                     break
                 outcome, reason = XFAILED, entry.reason
             if outcome in (PASSED, XFAILED) and not any(not entry.condition for entry in entries):
-                violation = trial.first_violation(
-                    lambda case: not any(entry.covers(case, carrier) for entry in entries)
-                )
+                violation = trial.first_violation(lambda case: not _covered(entries, carrier, case))
                 if violation is not None:
                     outcome, reason, expected = FAILED, "", trial.finding(violation)
         except NotCovered as error:
@@ -127,6 +126,10 @@ class Gate:
             reason=reason,
             applicable=trial.drawn > 0 or outcome != SKIPPED,
         )
+
+
+def _covered(entries: Sequence[Known], carrier: str, case: Case) -> bool:
+    return any(entry.covers(case, carrier) for entry in entries)
 
 
 class _Trial:
@@ -214,12 +217,12 @@ class _Trial:
         seeded = hypothesis.seed(zlib.crc32(self.check.draws.encode()) + self.gate.seed)
         try:
             seeded(settings(hypothesis.given(cases)(run)))()
-        except Violation as violation:
-            self._violating = next(case for case, known in found.items() if known is violation)
-            return violation
+        except Violation as smallest:
+            self._violating = next(case for case, violation in found.items() if violation is smallest)
+            return smallest
         except Flaky:  # the time for shrinking ran out between two runs of a case
-            self._violating, violation = next(reversed(found.items()))
-            return violation
+            self._violating, last = next(reversed(found.items()))
+            return last
         except Unsatisfiable:
             return None
         return None

@@ -21,16 +21,15 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from verify.scan import Scan
+from verify.check import Case, Check
 
 FOLDER = Path(__file__).parent / "known"
 _ENTRY = {"check", "reason", "link", "match", "condition"}
-_CONDITIONS = {field.name for field in fields(Scan)} | {"carrier"}
 
 
 class KnownError(Exception):
@@ -47,10 +46,12 @@ class Known:
     match: str = ""
     condition: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
-    def covers(self, case: Scan, carrier: str) -> bool:
+    def covers(self, case: Case, carrier: str) -> bool:
         """Whether a case on a carrier meets the entry's condition."""
-        values = {**vars(case), "carrier": carrier}
-        return all(values[name] in allowed for name, allowed in self.condition.items())
+        return all(
+            (carrier if name == "carrier" else getattr(case, name)) in allowed
+            for name, allowed in self.condition.items()
+        )
 
     def explains(self, message: str) -> bool:
         """Whether a failure with this message is the one that the entry speaks of."""
@@ -65,7 +66,13 @@ class KnownFile:
     sha256: str | None = None
 
 
-def _entry(number: int, data: Any, checks: Collection[str], where: str) -> Known:
+def condition_names(check: Check) -> frozenset[str]:
+    """What a condition on a check may speak of: the fields of its cases, and the carrier."""
+    case_type = get_type_hints(check.from_json)["return"]
+    return frozenset(field.name for field in fields(case_type)) | {"carrier"}
+
+
+def _entry(number: int, data: Any, checks: Mapping[str, Check], where: str) -> Known:
     at = f"{where}, entry {number}"
     if not isinstance(data, dict):
         raise KnownError(f"{at}: not a table")
@@ -86,14 +93,15 @@ def _entry(number: int, data: Any, checks: Collection[str], where: str) -> Known
     condition = data.get("condition", {})
     if not isinstance(condition, dict):
         raise KnownError(f"{at}: condition is not a table")
-    if unknown := sorted(set(condition) - _CONDITIONS):
-        raise KnownError(f"{at}: a condition cannot speak of {unknown[0]!r}, only of {', '.join(sorted(_CONDITIONS))}")
+    names = condition_names(checks[data["check"]])
+    if unknown := sorted(set(condition) - names):
+        raise KnownError(f"{at}: a condition cannot speak of {unknown[0]!r}, only of {', '.join(sorted(names))}")
     allowed = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in condition.items()}
     return Known(data["check"], data["reason"], data.get("link", ""), data.get("match", ""), allowed)
 
 
-def read(path: Path, checks: Collection[str]) -> KnownFile:
-    """Read a file of known failures; ``checks`` are the names that entries may speak of.
+def read(path: Path, checks: Mapping[str, Check]) -> KnownFile:
+    """Read a file of known failures; ``checks`` are those that entries may speak of, by name.
 
     Raises:
         KnownError: in one sentence that names the file, the entry and what to change.
@@ -118,7 +126,7 @@ def read(path: Path, checks: Collection[str]) -> KnownFile:
     return KnownFile(path, entries, target.get("version"), target.get("sha256"))
 
 
-def for_release(release: tuple[str, str] | None, checks: Collection[str]) -> KnownFile | None:
+def for_release(release: tuple[str, str] | None, checks: Mapping[str, Check]) -> KnownFile | None:
     """The file that is kept for a release of sam3, (version, hash), or None: a changed file is not the release."""
     if release is None:
         return None

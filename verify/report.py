@@ -140,9 +140,9 @@ def conclude(
     if unknown:
         because = f"nothing violated, but {len(unknown)} of {len(judged)} checks could not be made"
         return tuple(results), INCOMPLETE, because
-    known = sum(result.outcome == XFAILED for result in judged)
-    passed = f"{len(judged) - known} checks passed"
-    return tuple(results), CONFORMS, passed + (f", {known} known failure{'s' * (known > 1)}" if known else "")
+    listed = sum(result.outcome == XFAILED for result in judged)
+    passed = f"{len(judged) - listed} checks passed"
+    return tuple(results), CONFORMS, passed + (f", {listed} known failure{'s' * (listed > 1)}" if listed else "")
 
 
 def write(report: Report, path: Path) -> None:

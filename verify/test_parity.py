@@ -114,5 +114,5 @@ def test_parity_tracker_features(case: Scan, observe: Observe, target: Target) -
         for call in rank.calls:
             right = alone[call.visit.frame]
             levels = {name.removeprefix("tracker_"): values for name, values in right.items() if "_fpn_" in name}
-            assert_features(call, rank, levels, None)
+            assert_features(call, rank, [levels], None)
             assert_position_encoding(call, rank, [right[f"tracker_pos_enc_{level}"] for level in range(len(levels))])
