@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from fixtures.ranks import Processes, Ranks, RanksFailed, Threads, Torchrun
+from fixtures.ranks.processes import PRELOAD
 from verify.check import PROCESSES, THREADS, Case, Check
 from verify.finding import Finding, Violation, replay_command
 from verify.known import Known
+from verify.preloaded import announced
 from verify.profile import PROFILES, Profile
 from verify.result import FAILED, NOT_PROVIDED, NOT_TRIGGERED, PASSED, SKIPPED, XFAILED, XPASSED, Result
 from verify.target import Target
@@ -26,6 +28,8 @@ from verify.target import Target
 THREAD_WORLD_SIZES = (1, 2, 3, 4, 5, 6, 7, 8)
 #: World sizes of cases on processes, where torchrun has not set one.
 PROCESS_WORLD_SIZES = (2, 4)
+#: What the server of processes imports; the last builds the target's models, which ranks then share.
+_PRELOAD = (*PRELOAD, "verify.observation", "verify.preloaded")
 
 
 class NotCovered(Exception):
@@ -44,8 +48,16 @@ class Carriers:
         if name == PROCESSES and self.job is not None:
             return self.job
         if name not in self._made:
-            self._made[name] = Threads() if name == THREADS else Processes(self.backend)
+            self._made[name] = Threads() if name == THREADS else Processes(self.backend, preload=_PRELOAD)
         return self._made[name]
+
+    def prepare(self, target: Target) -> None:
+        """Let the server of processes import what ranks need and build the target's models, beside other checks."""
+        if self.job is None:
+            ranks = self.get(PROCESSES)
+            assert isinstance(ranks, Processes)
+            with announced(target):
+                ranks.prepare()
 
     def close(self) -> None:
         for ranks in self._made.values():

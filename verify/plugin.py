@@ -19,7 +19,7 @@ from fixtures.ranks import RanksFailed, RendezvousError, Torchrun
 from fixtures.toy import CannotShrink
 from verify import options as gate_options
 from verify import report as reports
-from verify.check import HAZARD, Check, registered
+from verify.check import GROUPS, HAZARD, PROCESSES, Check, registered
 from verify.finding import Finding
 from verify.gate import Carriers, Gate
 from verify.result import FAILED, FAILURES, NOT_PROVIDED, PASSED, SKIPPED, XFAILED, Result, result_from_json
@@ -166,6 +166,16 @@ def _check_of(item: pytest.Item) -> Check | None:
     return registered().get(getattr(item, "originalname", item.name))
 
 
+def _on_processes(item: pytest.Item) -> bool:
+    return _check_of(item) is not None and item.callspec.params["carrier"] == PROCESSES  # type: ignore[attr-defined]
+
+
+def _order(item: pytest.Item) -> tuple[bool, bool, int]:
+    """Sorts tests before checks and keeps their order, and checks by carrier and group."""
+    check = _check_of(item)
+    return check is not None, _on_processes(item), GROUPS.index(check.group) if check else 0
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     gate = config.stash.get(_SESSION, None)
     if gate is None:
@@ -184,7 +194,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.timeout(300 * scale))
     if dropped:
         config.hook.pytest_deselected(items=dropped)
-        items[:] = kept
+    # Threads first, while the server of processes imports; groups in their order, as in the report.
+    items[:] = sorted(kept, key=_order)
+    reports_only = bool(getattr(config.option, "numprocesses", None))  # xdist's controller judges nothing
+    if not (reports_only or _is_worker(config)) and any(_on_processes(item) for item in items):
+        gate.carriers.prepare(gate.options.target)
 
 
 @dataclass(frozen=True)
