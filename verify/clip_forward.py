@@ -11,7 +11,7 @@ from torch import nn
 from fixtures.cpu import sam3_on_cpu
 from fixtures.ranks import RanksFailed, Threads
 from fixtures.toy import CannotShrink
-from verify.clip_run import batch_of, model_of
+from verify.clip_run import batch_of, captured_output, model_of
 from verify.subject import construction
 from verify.target import Target
 from verify.training import Training
@@ -49,7 +49,8 @@ def lacks_clip_forward(target: Target) -> str | None:
         return f"{name} has no forward"
     ranks = Threads()
     try:
-        refused = ranks.run(_refusal, 1, target)[0].value
+        with captured_output():
+            refused = ranks.run(_refusal, 1, target)[0].value
     except RanksFailed:
         return None
     finally:

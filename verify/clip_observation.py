@@ -264,6 +264,14 @@ class GradientMap:
     #: For each part of the model the norms of the same gradients in its parameters, stage by stage.
     modules: Mapping[str, tuple[float, ...]]
 
+    def as_json(self) -> dict[str, Any]:
+        """The case and both kinds of norms."""
+        return {
+            "case": self.case.as_json(),
+            "frames": [list(row) for row in self.frames],
+            "modules": {part: list(norms) for part, norms in self.modules.items()},
+        }
+
 
 def _part(parameter: str) -> str:
     """The part of the model that a parameter is reported under: two names deep."""
