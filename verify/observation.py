@@ -16,13 +16,22 @@ from fixtures.ranks import Collective, Ranks, progress
 from fixtures.scripted import Detected, Script, numbered_prompt, numbered_text, stages
 from reference import detection
 from verify.scan import Scan, Visit
-from verify.subject import alone, buffer_of, buffer_options, detector, lacks_scripted_buffer, scripted_detector
+from verify.subject import (
+    ANY_OTHER,
+    alone,
+    buffer_of,
+    buffer_options,
+    detector,
+    lacks_scripted_buffer,
+    scripted_detector,
+)
 from verify.target import Target
 
 #: The answer's keys that every caller reads.
 DETECTIONS = ("pred_logits", "pred_boxes", "pred_boxes_xyxy", "pred_masks")
 _FEATURE = re.compile(r"^(?:tracker|sam2)_backbone_(fpn_\d|pos_enc)$")
-_FEATURE_FLAGS = ("return_sam2_backbone_feats", "return_tracker_backbone_feats")
+#: The argument that asks for tracker features, under its names in versions of sam3 and in its own caller.
+FEATURE_FLAGS = ("return_sam2_backbone_feats", "return_tracker_backbone_feats")
 
 
 @dataclass(frozen=True)
@@ -81,9 +90,8 @@ def _resident(buffer: Mapping[Any, Any]) -> frozenset[int] | None:
 
 def _options(declared: frozenset[str], case: Scan, visit: Visit) -> dict[str, Any]:
     """Optional arguments of a call; those that a target does not declare are passed only where it swallows others."""
-    open_ended = "kwargs" in declared
-    flags = [flag for flag in _FEATURE_FLAGS if flag in declared]
-    options: dict[str, Any] = dict.fromkeys(flags or _FEATURE_FLAGS[: open_ended * 1], case.features)
+    asking = declared.intersection(FEATURE_FLAGS) or (set(FEATURE_FLAGS) if ANY_OTHER in declared else set())
+    options: dict[str, Any] = dict.fromkeys(sorted(asking), case.features)
     if case.suppression is not None:
         options |= {
             "run_nms": True,

@@ -34,17 +34,23 @@ def alone() -> Iterator[None]:
 def construction(target: Target, tracker: bool, segmentation: bool = True, eval_mode: bool = True) -> Construction:
     """Build the target's model at toy width, with or without a tracker neck and a segmentation head.
 
-    Its weights are stirred: untrained, it would give the same boxes for every frame.
+    Its weights are stirred: untrained, it would give the same boxes for every frame. Where a builder fails with the
+    tracker neck on, the model has none.
 
     Raises:
         CannotShrink: where its builder fails or its model does not get small.
     """
-    built = build_toy(
-        load(target).builder,
-        enable_inst_interactivity=tracker,
-        enable_segmentation=segmentation,
-        eval_mode=eval_mode,
-    )
+    try:
+        built = build_toy(
+            load(target).builder,
+            enable_inst_interactivity=tracker,
+            enable_segmentation=segmentation,
+            eval_mode=eval_mode,
+        )
+    except CannotShrink:
+        if not tracker:
+            raise
+        return construction(target, False, segmentation, eval_mode)
     stir(built.model)
     return built
 
@@ -54,10 +60,17 @@ def buffer_of(model: Any) -> Callable[..., Any]:
     return getattr(model, BUFFER_METHOD)
 
 
+#: Stands among the names of a buffer's arguments where it takes any others as well.
+ANY_OTHER = "**"
+
+
 def buffer_options(target: Target) -> frozenset[str]:
-    """Names of the arguments that the target's buffer declares, beside those it may swallow."""
+    """Names of the arguments that the target's buffer declares; ``ANY_OTHER`` is one where it swallows others."""
     model = construction(target, tracker=True).model
-    return frozenset(inspect.signature(getattr(type(model), BUFFER_METHOD)).parameters)
+    parameters = inspect.signature(getattr(type(model), BUFFER_METHOD)).parameters.values()
+    return frozenset(
+        ANY_OTHER if parameter.kind is inspect.Parameter.VAR_KEYWORD else parameter.name for parameter in parameters
+    )
 
 
 def lacks_buffer(target: Target) -> str | None:
@@ -77,7 +90,11 @@ def detector(target: Target, case: Scan) -> nn.Module:
     It is in training mode, as a new module is.
     """
     built = construction(target, tracker=case.tracker)
-    return built.again(async_all_gather=case.asynchronous, gather_backbone_out=case.gather)
+    wanted = {"async_all_gather": case.asynchronous, "gather_backbone_out": case.gather}
+    parameters = inspect.signature(type(built.model)).parameters
+    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        wanted = {name: value for name, value in wanted.items() if name in parameters}
+    return built.again(**wanted)
 
 
 def scripted_detector(target: Target, case: Scan, script: Script, rank: int, calls: list[Detected]) -> nn.Module:

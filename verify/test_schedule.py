@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fixtures.scripted import LAYOUTS
 from reference import schedule
+from reference.detection import Suppression
 from verify.agreement import (
     assert_features,
     assert_own_detections,
@@ -25,6 +26,7 @@ from verify.check import HAZARD, THREADS, check
 from verify.finding import Violation
 from verify.observation import (
     DETECTIONS,
+    FEATURE_FLAGS,
     Call,
     Observe,
     RankSeen,
@@ -36,7 +38,7 @@ from verify.observation import (
     script_of,
 )
 from verify.scan import Scan, scan_from_json, scans, suppressions, visit_lists
-from verify.subject import buffer_options, lacks_scripted_buffer
+from verify.subject import ANY_OTHER, buffer_options, lacks_scripted_buffer
 from verify.target import Target
 
 schedule_check = partial(
@@ -290,8 +292,19 @@ def test_world_size_independence(case: Scan, observe: Observe, target: Target) -
     return True
 
 
+def _lacks_nms(target: Target) -> str | None:
+    lacks = lacks_scripted_buffer(target)
+    if lacks is None and "run_nms" not in buffer_options(target):
+        return "the buffer has no argument run_nms"
+    return lacks
+
+
+def _perhaps_nms(target: Target) -> st.SearchStrategy[Suppression | None]:
+    return st.none() if _lacks_nms(target) else st.none() | suppressions()
+
+
 def _asynchronous(target: Target, world_sizes: WorldSizes) -> Scans:
-    return scans(_several_ranks(world_sizes), suppression=st.none() | suppressions(), asynchronous=True)
+    return scans(_several_ranks(world_sizes), suppression=_perhaps_nms(target), asynchronous=True)
 
 
 @schedule_check(_asynchronous, carriers=(THREADS,))
@@ -359,7 +372,7 @@ def test_contiguous_collectives(case: Scan, observe: Observe, target: Target) ->
 
 
 def _any_scan(target: Target, world_sizes: WorldSizes) -> Scans:
-    return scans(_several_ranks(world_sizes))
+    return scans(_several_ranks(world_sizes), suppression=_perhaps_nms(target))
 
 
 @schedule_check(_any_scan)
@@ -425,13 +438,6 @@ def _with_nms(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans(world_sizes, suppression=suppressions("nms_use_iom" in buffer_options(target)))
 
 
-def _lacks_nms(target: Target) -> str | None:
-    lacks = lacks_scripted_buffer(target)
-    if lacks is None and "run_nms" not in buffer_options(target):
-        return "the buffer has no argument run_nms"
-    return lacks
-
-
 @schedule_check(_with_nms, lacks=_lacks_nms)
 def test_nms_suppression(case: Scan, observe: Observe, target: Target) -> None:
     """NMS suppresses what a plain single-process mask NMS does: on every frame, for every prompt, at both thresholds.
@@ -489,7 +495,14 @@ def test_tracker_features(case: Scan, observe: Observe, target: Target) -> None:
         assert_position_encoding(call, rank, script.position_encoding())
 
 
-@schedule_check(_with_tracker)
+def _lacks_request(target: Target) -> str | None:
+    lacks = lacks_scripted_buffer(target)
+    if lacks is None and not buffer_options(target).intersection(FEATURE_FLAGS):
+        return f"the buffer has no argument {FEATURE_FLAGS[0]}"
+    return lacks
+
+
+@schedule_check(_with_tracker, lacks=_lacks_request)
 def test_features_on_request(case: Scan, observe: Observe, target: Target) -> None:
     """Tracker features are in the answer when the call asks for them, and only then.
 
@@ -560,28 +573,38 @@ def test_any_order_residency(case: Scan, observe: Observe, target: Target) -> No
 
 
 @st.composite
-def _limited(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+def _limited(draw: st.DrawFn, target: Target, world_sizes: WorldSizes, resumed: bool) -> Scan:
     case = draw(
         scans(world_sizes, min_frames=2, max_frames=24, suppression=st.none(), layouts=("contiguous",), gather=False)
     )
     limit = draw(st.integers(1, len(case.calls())))
     first = tuple(replace(visit, limit=limit, limit_from=case.start) for visit in case.calls()[:limit])
-    return replace(case, visits=first + case.calls()[limit:])
+    return replace(case, visits=first + case.calls()[limit:] if resumed else first)
 
 
 def _lacks_limit(target: Target) -> str | None:
     lacks = lacks_scripted_buffer(target)
-    if lacks is None and not {"max_frame_num_to_track", "kwargs"} & buffer_options(target):
+    if lacks is None and not {"max_frame_num_to_track", ANY_OTHER} & buffer_options(target):
         return "the buffer has no argument max_frame_num_to_track"
     return lacks
 
 
-@schedule_check(lambda target, sizes: _limited(target, sizes), lacks=_lacks_limit)
+@schedule_check(partial(_limited, resumed=False), lacks=_lacks_limit)
 def test_limited_scan(case: Scan, observe: Observe, target: Target) -> None:
-    """A scan under ``max_frame_num_to_track``, and one that goes on past it with the same buffer, answer rightly.
+    """A scan under ``max_frame_num_to_track`` answers every frame that it visits with the frame's own detection.
 
-    A limit cuts a chunk short. If the cut chunk is stored as if it were whole, the frames behind the limit are
-    later answered with the detection of the last frame before it.
+    sam3's video predictor passes the limit with every call. A limit cuts a chunk short, and the ranks behind the cut
+    must not put what they have where a frame belongs.
+    """
+    assert_own_detections(observe(case))
+
+
+@schedule_check(partial(_limited, resumed=True), lacks=_lacks_limit, kind=HAZARD)
+def test_resumed_scan(case: Scan, observe: Observe, target: Target) -> None:
+    """A scan that goes on past ``max_frame_num_to_track`` with the same buffer answers rightly.
+
+    If a chunk that the limit cut short is stored as if it were whole, the frames behind the limit are later answered
+    with the detection of the last frame before it. Callers that start each scan with a new buffer do not see it.
     """
     assert_own_detections(observe(case))
 
