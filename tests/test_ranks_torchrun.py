@@ -14,9 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ranks_steps import every_rank_raises, fail, gathers, leaves_something_in_flight, process_id, results_of
+from ranks_steps import (
+    environment,
+    every_rank_raises,
+    fail,
+    gathers,
+    leaves_something_in_flight,
+    process_id,
+    results_of,
+)
 
-from fixtures.ranks import Processes, RanksFailed, RendezvousError, Torchrun
+from fixtures.ranks import Processes, RanksFailed, RendezvousError, Threads, Torchrun
 from fixtures.ranks.environment import rank_environment
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -54,6 +62,10 @@ def job(what: str) -> None:
     with pytest.raises(ValueError, match="world size"):
         ranks.run(gathers, world_size + 1, 1)
     ranks.run(leaves_something_in_flight, world_size)
+    threads = Threads()  # on process groups of their own, the job's put aside meanwhile
+    assert [result.value["RANK"] for result in threads.run(environment, 3)] == ["0", "1", "2"]
+    threads.close()
+    assert os.environ["RANK"] == str(ranks.rank)
     ranks.run(gathers, world_size, 2)
     ranks.close()
     print(f"rank {ranks.rank} agrees", flush=True)
