@@ -254,7 +254,9 @@ class _Collector:
                     self.session.parts.append(result_from_json(value))
 
 
-def _conclude(gate: Session) -> reports.Report:
+def _conclude(gate: Session, measure: bool) -> reports.Report:
+    from verify.statements import statements  # imports sam3, which may be a checkout's, found only after the options
+
     options = gate.options
     expected = {name: options.parts(check) for name, check in options.checks.items()}
     selected = {name: check for name, check in options.checks.items() if expected[name]}
@@ -267,7 +269,16 @@ def _conclude(gate: Session) -> reports.Report:
     environment = reports.environment(
         options.backend, job.world_sizes()[0] if job else None, options.profile.name, options.seed
     )
-    return reports.Report(options.target, str(loaded.origin), environment, results, verdict, because, tuple(notes))
+    return reports.Report(
+        options.target,
+        str(loaded.origin),
+        environment,
+        results,
+        verdict,
+        because,
+        tuple(notes),
+        statements(options.target) if measure else (),
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -278,7 +289,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     gate.carriers.close()
     if _is_worker(session.config):
         return
-    gate.report = _conclude(gate)
+    gate.report = _conclude(gate, measure=gate.rank == 0)
     if gate.options.report and gate.rank == 0:
         reports.write(gate.report, gate.options.report)
     if session.exitstatus == pytest.ExitCode.OK:
@@ -319,7 +330,7 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
         text = finding.render()
     else:
         text = str(failure)
-    gate.report = _conclude(gate)
+    gate.report = _conclude(gate, measure=False)  # the job is ending, on a thread of its own
     if gate.options.report:
         reports.write(gate.report, gate.options.report)
     lines = [text, "", *reports.summary(gate.report, gate.options.hazards_fail)]

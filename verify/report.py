@@ -42,8 +42,10 @@ class Report:
     verdict: str
     #: One sentence that says what the verdict rests on.
     because: str
-    #: What was not verified, and other remarks, a sentence each.
+    #: What was not verified, a sentence each.
     notes: tuple[str, ...] = ()
+    #: What holds whatever the verdict, with what was measured, a sentence each.
+    statements: tuple[str, ...] = ()
 
     @property
     def passes(self) -> bool:
@@ -57,6 +59,7 @@ class Report:
             "verdict": self.verdict,
             "because": self.because,
             "notes": list(self.notes),
+            "statements": list(self.statements),
             "checks": [
                 {
                     "name": result.check,
@@ -167,6 +170,6 @@ def summary(report: Report, hazards_fail: bool) -> list[str]:
     open_hazards = [result.check for result in report.results if result.kind == HAZARD and result.outcome in FAILURES]
     if open_hazards and not hazards_fail:
         lines.append(f"hazards, which today's callers avoid (--hazards fail to count them): {', '.join(open_hazards)}")
-    lines += report.notes
+    lines += [*report.notes, *report.statements]
     lines.append(f"verdict: {report.target.spec} {report.verdict}: {report.because}")
     return lines
