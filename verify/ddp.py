@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from fixtures.clips import ClipSpec, make_clip
 from fixtures.cpu import sam3_on_cpu
 from fixtures.ranks import Ranks, RanksFailed, Threads, progress
 from fixtures.stir import stir
-from fixtures.toy import CannotShrink, build_toy
+from fixtures.toy import build_toy
 from reference import detection
 from reference.training import CORE_LOSS
 from verify.finding import Violation
@@ -209,6 +210,16 @@ def trained_model(target: Target, segmentation: bool) -> nn.Module:
     return stir(model).train()
 
 
+def criterion_of(target: Target, masks: bool) -> Any:
+    """Make the loss that the target is trained with; with masks on instances and, where it has it, on semantics.
+
+    sam3's configuration has the two together: an output without loss is what another pairing is for.
+    """
+    make = load(target).loss
+    semantic = {"semantic": masks} if "semantic" in inspect.signature(make).parameters else {}
+    return make(masks=masks, **semantic)
+
+
 def _on_device_of(model: nn.Module, batch: BatchedDatapoint) -> BatchedDatapoint:
     device = next(model.parameters()).device
     if device.type == "cpu":
@@ -270,7 +281,7 @@ def train(rank: int, world_size: int, target: Target, case: DataParallel) -> Tra
     torch.set_num_threads(1)
     with sam3_on_cpu():
         model = trained_model(target, case.segmentation)
-        criterion = load(target).loss(masks=case.masks)
+        criterion = criterion_of(target, case.masks)
         names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         used: set[str] = set()
         for name, parameter in model.named_parameters():
@@ -316,7 +327,7 @@ def _alone(
     try:
         with sam3_on_cpu():
             model = trained_model(target, segmentation)
-            criterion = load(target).loss(masks=masks)
+            criterion = criterion_of(target, masks)
 
             def gradients(batch: BatchedDatapoint) -> tuple[float, dict[str, torch.Tensor | None]]:
                 model.zero_grad(set_to_none=True)
@@ -410,23 +421,6 @@ def violation(message: str, failure: RanksFailed) -> Violation:
     culprit = next((status.rank for status in failure.statuses if status.state in _AT_FAULT), None)
     details = "\n".join(str(failure).splitlines()[1:])
     return Violation(f"{message}: {failure.reason}", rank=culprit, details=details)
-
-
-@lru_cache(maxsize=8)
-def lacks_clips(target: Target) -> str | None:
-    """Say why a target cannot be trained on clips, or give None where it can.
-
-    A forward that refuses a second frame takes images; one that fails on it otherwise is to be judged.
-    """
-    try:
-        collectives_of_a_step(target, "boxes", ClipSpec(frames=2, objects=1, fewest=1))
-    except RanksFailed as failure:
-        cause = next(iter(failure.causes.values()), None)
-        if isinstance(cause, CannotShrink):
-            return str(cause)
-        if isinstance(cause, (AssertionError, NotImplementedError)):
-            return f"its forward takes no clip of several frames: {failure.reason.removeprefix('rank 0 raised ')}"
-    return None
 
 
 # Gradient through the buffer

@@ -29,7 +29,7 @@ THREAD_WORLD_SIZES = (1, 2, 3, 4, 5, 6, 7, 8)
 #: World sizes of cases on processes, where torchrun has not set one.
 PROCESS_WORLD_SIZES = (2, 4)
 #: What the server of processes imports; the last builds the target's models, which ranks then share.
-_PRELOAD = (*PRELOAD, "verify.observation", "verify.preloaded")
+_PRELOAD = (*PRELOAD, "verify.observation", "reference.loss", "verify.preloaded")
 
 
 class NotCovered(Exception):

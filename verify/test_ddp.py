@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fixtures.ranks import RanksFailed
 from verify.agreement import brief, difference
 from verify.check import HAZARD, PROCESSES, THREADS, check
+from verify.clip_forward import lacks_clip_forward
 from verify.ddp import (
     PAIRINGS,
     WORDS,
@@ -25,7 +26,6 @@ from verify.ddp import (
     data_parallel_from_json,
     gradient_tolerances,
     in_groups,
-    lacks_clips,
     observe_gradient,
     observe_training,
     one_process,
@@ -46,7 +46,7 @@ ddp_check = partial(
     "ddp",
     observation=observe_training,
     from_json=data_parallel_from_json,
-    lacks=lacks_clips,
+    lacks=lacks_clip_forward,
     carriers=(PROCESSES,),
     cost=3,
 )
@@ -303,9 +303,14 @@ def _same_loss(trained: Trained, alone: OneProcess) -> bool:
     return abs(trained.iterations[0].loss - alone.loss) <= 1e-6 * abs(alone.loss)
 
 
-@ddp_check(_runs, draws="ddp", every_size=False)
+def _unlike(target: Target, world_sizes: WorldSizes) -> Cases:
+    """One iteration on clips that are not alike: odd ranks have no objects, even ranks no box prompts."""
+    return data_parallel(world_sizes, objects=(2, 0), boxes=(0, 1), iterations=1)
+
+
+@ddp_check(_unlike, every_size=False)
 def test_ddp_unused_parameters(case: DataParallel, observe: Observe, target: Target) -> None:
-    """The parameters that get no gradient are the same on every rank.
+    """The parameters that get no gradient are the same on every rank, whatever its clip holds.
 
     DDP takes a gradient that one rank lacks for zero and divides by all ranks: a part of the model that runs on some
     ranks only is trained with a fraction of its gradient, and nothing says so.
