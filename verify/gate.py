@@ -169,7 +169,7 @@ class _Trial:
                 root = cause.__cause__ or cause
                 if isinstance(root, NotImplementedError):
                     raise NotCovered(f"the threads' process group does not offer this: {root}") from failure
-            return _violation_of(failure)
+            return violation_of(failure)
         if triggered is not False:
             self.compared += 1
             self.cases_of_last_search += 1
@@ -264,15 +264,16 @@ class _Trial:
         )
 
 
-#: States of a rank, those first that say most about why a run failed.
-_AT_FAULT = ("raised", "killed", "exited", "running", "waiting", "finished")
+#: States of a rank, those first that say most about why a run failed: what others raise, a death has led to.
+_AT_FAULT = ("killed", "exited", "raised", "running", "waiting", "finished")
 #: How an exception in the buffer tells where it was raised; from a process it comes as text.
 _WHERE = re.compile(r"\bcall (\d+), frame (\d+)")
 
 
-def _violation_of(failure: RanksFailed) -> Violation:
+def violation_of(failure: RanksFailed) -> Violation:
+    """Say of a failed run which rank is at fault, and where in the buffer that was, as far as it is known."""
     culprits = sorted(failure.statuses, key=lambda status: _AT_FAULT.index(status.state))
-    where = _WHERE.search(culprits[0].detail) if culprits else None
+    where = next((found for status in culprits if (found := _WHERE.search(status.detail))), None)
     return Violation(
         failure.reason,
         rank=culprits[0].rank if culprits else None,

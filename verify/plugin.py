@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from verify import options as gate_options
 from verify import report as reports
 from verify.check import GROUPS, HAZARD, PROCESSES, Check, registered
 from verify.finding import Finding
-from verify.gate import Carriers, Gate
+from verify.gate import Carriers, Gate, violation_of
 from verify.result import FAILED, FAILURES, NOT_PROVIDED, PASSED, SKIPPED, XFAILED, Result, result_from_json
 from verify.subject import construction
 from verify.target import load
@@ -122,8 +123,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if not _includes_gate(config):
         return
     try:
-        options = gate_options.read_options(config.option, gate_options.job_world_size())
-        construction(options.target, tracker=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what sam3 imports; pytest's own filters are not in force yet
+            options = gate_options.read_options(config.option, gate_options.job_world_size())
+            construction(options.target, tracker=True)
     except (gate_options.UsageError, CannotShrink) as error:
         raise pytest.UsageError(str(error)) from None
     job = _job(options, config)
@@ -315,16 +318,19 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
     name = item.rpartition("::")[2].partition("[")[0]
     check = gate.options.checks.get(name)
     if check is not None:
+        violation = violation_of(failure)
         finding = Finding(
             check=name,
             target=gate.options.target.spec,
             carrier="torchrun",
-            message=failure.reason,
+            message=violation.message,
             replay=f"torchrun --nproc-per-node {os.environ['WORLD_SIZE']} -m pytest verify "
             f"{gate.options.target.options()} --only {name}",
             world_size=int(os.environ["WORLD_SIZE"]),
-            rank=failure.statuses[0].rank if failure.statuses else None,
-            details="\n".join(str(failure).splitlines()[1:]),
+            rank=violation.rank,
+            call=violation.call,
+            frame=violation.frame,
+            details=violation.details,
         )
         gate.parts.append(Result(name, check.group, check.kind, FAILED, finding=finding))
         text = finding.render()
@@ -333,6 +339,9 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
     gate.report = _conclude(gate, measure=False)  # the job is ending, on a thread of its own
     if gate.options.report:
         reports.write(gate.report, gate.options.report)
+    capture: Any = config.pluginmanager.get_plugin("capturemanager")
+    if capture is not None:
+        capture.suspend_global_capture(in_=True)  # what it holds is lost when the process leaves
     lines = [text, "", *reports.summary(gate.report, gate.options.hazards_fail)]
     sys.__stderr__.write("\n".join(lines) + "\n")  # type: ignore[union-attr]
     sys.__stderr__.flush()  # type: ignore[union-attr]
