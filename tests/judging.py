@@ -1,0 +1,50 @@
+"""Judges an implementation of the buffer by one check, inside this process, and reads the finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from fixtures.forks.seeded import Bug
+from verify.check import PROCESSES, THREADS, registered
+from verify.finding import Finding
+from verify.gate import Carriers, Gate
+from verify.profile import Profile
+from verify.result import FAILED, Result
+from verify.target import Target
+
+#: As many cases as the gate draws by default, little time for making a failing one smaller.
+SEEDED = Profile("seeded", examples=25, process_examples=3, shrink_seconds=0.3)
+#: A few cases for each check: what must pass does so in all of them, so every one is run.
+FEW = Profile("few", examples=3, process_examples=1, shrink_seconds=0.3)
+
+
+@pytest.fixture(scope="module")
+def carriers() -> Iterator[Carriers]:
+    """The groups of ranks of one module's tests."""
+    made = Carriers()
+    yield made
+    made.close()
+
+
+def judge(target: str, check: str, carriers: Carriers, carrier: str = THREADS, profile: Profile = SEEDED) -> Result:
+    return Gate(Target(target), carriers, profile).judge(registered()[check], carrier)
+
+
+def seeded_finding(bug: Bug, carriers: Carriers, carrier: str) -> Finding:
+    """Judge a seeded bug by the check that it names, and give the finding; the finding's own case must fail again."""
+    check = registered()[bug.check]
+    gate = Gate(Target(bug.target), carriers, SEEDED)
+    result = gate.judge(check, carrier)
+    assert (result.check, result.outcome, result.reason) == (bug.check, FAILED, ""), f"{bug.doc}: {result}"
+    assert result.finding is not None
+    again = replace(gate, case=check.from_json(result.finding.case)).judge(check, carrier)
+    assert again.outcome == FAILED, f"the case of the finding passes: {result.finding.render()}"
+    assert again.finding is not None
+    assert again.finding.case == result.finding.case
+    return result.finding
+
+
+__all__ = ["FEW", "PROCESSES", "SEEDED", "THREADS", "Carriers", "carriers", "judge", "seeded_finding"]

@@ -1,0 +1,35 @@
+"""Each check of the group *parity* fails on bugs that only the real detector shows."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fixtures.forks.seeded import BUGS
+from tests.judging import FEW, PROCESSES, THREADS, Carriers, carriers, judge, seeded_finding
+from verify.check import registered
+from verify.result import PASSED
+
+__all__ = ["carriers"]
+
+CHECKS = [name for name, check in registered().items() if check.group == "parity"]
+SEEDED_HERE = [bug for bug in BUGS.values() if bug.check in CHECKS]
+
+
+def test_every_check_has_a_seeded_bug() -> None:
+    assert set(CHECKS) == {bug.check for bug in SEEDED_HERE}
+
+
+@pytest.mark.xdist_group("processes")
+@pytest.mark.parametrize("bug", SEEDED_HERE, ids=lambda bug: bug.name)
+def test_the_named_check_fails_for_the_stated_reason(bug, carriers: Carriers) -> None:  # type: ignore[no-untyped-def]
+    finding = seeded_finding(bug, carriers, PROCESSES)
+    assert re.search(bug.says, finding.message), finding.render()
+    assert None not in (finding.rank, finding.call, finding.frame, finding.tensor), finding.render()
+    assert f"--target {bug.target} --only {bug.check} --carrier processes --case '" in finding.render()
+
+
+@pytest.mark.parametrize("bug", [bug.name for bug in SEEDED_HERE if bug.check == "test_parity_detections"])
+def test_the_scripted_detector_does_not_show_these(bug: str, carriers: Carriers) -> None:
+    assert judge(BUGS[bug].target, "test_coverage", carriers, THREADS, FEW).outcome == PASSED

@@ -1,0 +1,78 @@
+"""Each check of the group *schedule* fails on the bugs that it is for, for the stated reason, and says where."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fixtures.forks.seeded import BUGS
+from tests.judging import FEW, THREADS, Carriers, carriers, judge, seeded_finding
+from verify.check import HAZARD, registered
+from verify.result import FAILED, PASSED
+
+__all__ = ["carriers"]
+
+CHECKS = {name: check for name, check in registered().items() if check.group == "schedule"}
+SEEDED_HERE = [bug for bug in BUGS.values() if bug.check in CHECKS]
+
+
+def test_every_check_has_a_seeded_bug() -> None:
+    assert set(CHECKS) == {bug.check for bug in SEEDED_HERE}
+
+
+def test_every_seeded_bug_names_a_check_and_says_what_it_is() -> None:
+    for bug in BUGS.values():
+        assert bug.check in registered(), bug.name
+        assert bug.doc, bug.name
+
+
+@pytest.mark.parametrize("bug", SEEDED_HERE, ids=lambda bug: bug.name)
+def test_the_named_check_fails_for_the_stated_reason(bug, carriers: Carriers) -> None:  # type: ignore[no-untyped-def]
+    finding = seeded_finding(bug, carriers, THREADS)
+    assert re.search(bug.says, finding.message), finding.render()
+    missing = [field for field in bug.where if getattr(finding, field) is None]
+    assert not missing, finding.render()
+    assert finding.world_size is not None
+    text = finding.render()
+    assert re.search(r"\branks? \d", text), text
+    assert f"--target {bug.target} --only {bug.check} --carrier threads --case '" in text
+    assert text.startswith(f"{bug.check}: ")
+
+
+@pytest.mark.parametrize("check", [name for name, check in CHECKS.items() if check.kind == HAZARD])
+def test_hazards_of_sam3_are_found(check: str, carriers: Carriers) -> None:
+    assert judge("sam3", check, carriers).outcome == FAILED
+
+
+@pytest.mark.parametrize(
+    ("check", "says"),
+    [
+        ("test_features_on_request", "the answer holds tracker features that the call did not ask for"),
+        ("test_without_tracker_neck", "'NoneType' object is not subscriptable"),
+    ],
+)
+def test_requirements_that_sam3_misses_are_found(check: str, says: str, carriers: Carriers) -> None:
+    finding = judge("sam3", check, carriers).finding
+    assert finding is not None
+    assert says in finding.message
+
+
+def test_detections_of_another_rank_are_told_by_frame_and_rank(carriers: Carriers) -> None:
+    finding = seeded_finding(BUGS["ReversedGather"], carriers, THREADS)
+    assert finding.expected is not None
+    assert finding.got is not None
+    assert f"frame {finding.frame}," in finding.expected
+    assert re.match(r"frame \d+, prompt 0, query 0", finding.got)
+    assert finding.table[0] == ("call", "frame", "delivered", "detected", "in the buffer after")
+    assert any(row[0] == f">{finding.call}" for row in finding.table)
+
+
+def test_an_optional_argument_is_checked_where_a_target_declares_it(carriers: Carriers) -> None:
+    finding = seeded_finding(BUGS["DropsAFlagAhead"], carriers, THREADS)
+    assert finding.case["suppression"]["use_iom"] is True
+
+
+def test_a_bug_of_one_check_passes_the_others(carriers: Carriers) -> None:
+    for check in ("test_coverage", "test_residency", "test_nms_suppression"):
+        assert judge(BUGS["NoPrefetch"].target, check, carriers, profile=FEW).outcome == PASSED
