@@ -220,7 +220,7 @@ def criterion_of(target: Target, masks: bool) -> Any:
     return make(masks=masks, **semantic)
 
 
-def _on_device_of(model: nn.Module, batch: BatchedDatapoint) -> BatchedDatapoint:
+def on_device_of(model: nn.Module, batch: BatchedDatapoint) -> BatchedDatapoint:
     device = next(model.parameters()).device
     if device.type == "cpu":
         return batch
@@ -232,7 +232,7 @@ def _on_device_of(model: nn.Module, batch: BatchedDatapoint) -> BatchedDatapoint
 def _step(target: Target, wrapped: nn.Module, criterion: Any, batch: BatchedDatapoint) -> float:
     """One forward, as the target's own training calls it, loss and backward; gives the loss."""
     model: Any = wrapped.module
-    batch = _on_device_of(model, batch)
+    batch = on_device_of(model, batch)
     call = load(target).train_step
     outputs = wrapped(batch) if call is None else call(wrapped, batch)
     progress()
