@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 
@@ -17,10 +18,17 @@ class _OnCpu(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is torch.Tensor.pin_memory:
             return args[0]
+        if func is torch.Tensor.backward and args[0].requires_grad:
+            return self._backward(*args, **kwargs)
         device = kwargs.get("device")
         if device is not None and torch.device(device).type == "cuda":
             kwargs["device"] = "cpu"
         return func(*args, **kwargs)
+
+    def _backward(self, tensor: torch.Tensor, gradient: torch.Tensor | None = None, **kwargs: Any) -> None:
+        """Stay in force in a backward pass: what is checkpointed is computed again there."""
+        with self:  # a tensor would lead back here; the edge that it comes from does not
+            torch.autograd.backward(get_gradient_edge(tensor), gradient, **kwargs)
 
 
 def _cuda_is_asked_for_in_vain() -> bool:

@@ -135,8 +135,9 @@ def _place() -> str:
     """Where the code stands, torch's own and this module's left out."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
-        file = frame.f_code.co_filename
-        if file != __file__ and f"{os.sep}torch{os.sep}" not in file:
+        code = frame.f_code
+        passing = code.co_name in ("__torch_function__", "__torch_dispatch__")  # a mode that is on, as on a CPU
+        if not passing and code.co_filename != __file__ and f"{os.sep}torch{os.sep}" not in code.co_filename:
             break
         frame = frame.f_back
     return f"{frame.f_code.co_filename}, line {frame.f_lineno}, in {frame.f_code.co_name}"

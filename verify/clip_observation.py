@@ -304,25 +304,24 @@ def map_gradients(rank: int, world_size: int, target: Target, case: Training) ->
         modules: dict[str, list[float]] = {_part(name): [] for name in named}
         for number, steps in enumerate(stages.steps):
             value = _projection(steps[-1], seed=number)
-            found: tuple[torch.Tensor | None, ...] = (None,) * (1 + len(named))
-            if value is not None:
+            batch.img_batch.grad = None
+            model.zero_grad(set_to_none=True)
+            if value is not None and value.requires_grad:
                 try:
-                    found = torch.autograd.grad(
-                        value, [batch.img_batch, *named.values()], retain_graph=True, allow_unused=True
-                    )
+                    value.backward(retain_graph=True)
                 except Exception as error:
                     raise failed(f"the gradient of stage {number} cannot be computed", error, batch) from error
             progress()
             squares = [0.0] * case.frames
-            if found[0] is not None:
-                for image, square in enumerate(found[0].double().pow(2).flatten(1).sum(dim=1).tolist()):
+            if batch.img_batch.grad is not None:
+                for image, square in enumerate(batch.img_batch.grad.double().pow(2).flatten(1).sum(dim=1).tolist()):
                     if image in owner:
                         squares[owner[image]] += square
             rows.append(tuple(square**0.5 for square in squares))
             parts = dict.fromkeys(modules, 0.0)
-            for name, gradient in zip(named, found[1:], strict=True):
-                if gradient is not None:
-                    parts[_part(name)] += float(gradient.double().pow(2).sum())
+            for name, parameter in named.items():
+                if parameter.grad is not None:
+                    parts[_part(name)] += float(parameter.grad.double().pow(2).sum())
             for part, square in parts.items():
                 modules[part].append(square**0.5)
         return GradientMap(case, tuple(rows), {part: tuple(norms) for part, norms in modules.items()})
@@ -440,8 +439,13 @@ class Prompted:
     tolerances: Mapping[str, float]
 
 
-def prompt_clip(rank: int, world_size: int, target: Target, case: Training) -> Prompted:
-    """Run the forward in training mode, without gradient, on a clip and on the same with one prompt changed."""
+def prompt_clip(rank: int, world_size: int, target: Target, case: Training) -> Prompted | None:
+    """Run the forward in training mode, without gradient, on a clip and on the same with one prompt changed.
+
+    Gives None for a clip without box prompts.
+    """
+    if case.boxes == 0:
+        return None
     with sam3_on_cpu(), torch.no_grad():
         model, batch = model_of(target, case), batch_of(case)
         draw = torch.Generator().manual_seed(case.seed)

@@ -396,13 +396,15 @@ def _moved(before: Clip, after: Clip, tolerances: Any) -> set[tuple[int, int]]:
 
 
 @training_check(_with_boxes, observation=on_one_rank(prompt_clip), draws="training with box prompts")
-def test_box_prompts(case: Training, observe: Observe, target: Target) -> None:
+def test_box_prompts(case: Training, observe: Observe, target: Target) -> bool:
     """A box prompt changes the outputs of its own frame and text, and no others.
 
     Its place and its label both. Prompts that are dropped, or the first text's prompts for all, train a detector that
     does not listen to them.
     """
-    seen: Prompted = observe(case)
+    seen: Prompted | None = observe(case)
+    if seen is None:
+        return False
     if len(seen.plain) != case.frames or any(len(clip) != case.frames for clip in seen.changed.values()):
         raise Violation(f"{len(seen.plain)} stages came back for a clip of {case.frames} frames")
     for what, clip in seen.changed.items():
@@ -422,6 +424,7 @@ def test_box_prompts(case: Training, observe: Observe, target: Target) -> None:
             expected=f"other outputs for query {seen.query} of frame {seen.frame} alone",
             got="other outputs for " + (", ".join(f"query {q} of frame {f}" for f, q in sorted(moved)) or "none"),
         )
+    return True
 
 
 def _names(answer: Answer, frame: int) -> bool:
