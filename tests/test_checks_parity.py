@@ -7,18 +7,17 @@ import re
 import pytest
 
 from fixtures.forks.seeded import BUGS
-from tests.judging import FEW, PROCESSES, THREADS, Carriers, carriers, judge, seeded_finding
-from verify.check import registered
+from tests.judging import CHECKS, FEW, PROCESSES, THREADS, Carriers, carriers, judge, seeded_finding
 from verify.result import PASSED
 
 __all__ = ["carriers"]
 
-CHECKS = [name for name, check in registered().items() if check.group == "parity"]
-SEEDED_HERE = [bug for bug in BUGS.values() if bug.check in CHECKS]
+OF_GROUP = [name for name, check in CHECKS.items() if check.group == "parity"]
+SEEDED_HERE = [bug for bug in BUGS.values() if bug.check in OF_GROUP]
 
 
 def test_every_check_has_a_seeded_bug() -> None:
-    assert set(CHECKS) == {bug.check for bug in SEEDED_HERE}
+    assert set(OF_GROUP) == {bug.check for bug in SEEDED_HERE}
 
 
 @pytest.mark.xdist_group("processes")

@@ -7,23 +7,23 @@ import re
 import pytest
 
 from fixtures.forks.seeded import BUGS
-from tests.judging import FEW, THREADS, Carriers, carriers, judge, seeded_finding
-from verify.check import HAZARD, registered
+from tests.judging import CHECKS, FEW, THREADS, Carriers, carriers, judge, seeded_finding
+from verify.check import HAZARD
 from verify.result import FAILED, PASSED
 
 __all__ = ["carriers"]
 
-CHECKS = {name: check for name, check in registered().items() if check.group == "schedule"}
-SEEDED_HERE = [bug for bug in BUGS.values() if bug.check in CHECKS]
+OF_GROUP = {name: check for name, check in CHECKS.items() if check.group == "schedule"}
+SEEDED_HERE = [bug for bug in BUGS.values() if bug.check in OF_GROUP]
 
 
 def test_every_check_has_a_seeded_bug() -> None:
-    assert set(CHECKS) == {bug.check for bug in SEEDED_HERE}
+    assert set(OF_GROUP) == {bug.check for bug in SEEDED_HERE}
 
 
 def test_every_seeded_bug_names_a_check_and_says_what_it_is() -> None:
     for bug in BUGS.values():
-        assert bug.check in registered(), bug.name
+        assert bug.check in CHECKS, bug.name
         assert bug.doc, bug.name
 
 
@@ -40,7 +40,7 @@ def test_the_named_check_fails_for_the_stated_reason(bug, carriers: Carriers) ->
     assert text.startswith(f"{bug.check}: ")
 
 
-@pytest.mark.parametrize("check", [name for name, check in CHECKS.items() if check.kind == HAZARD])
+@pytest.mark.parametrize("check", [name for name, check in OF_GROUP.items() if check.kind == HAZARD])
 def test_hazards_of_sam3_are_found(check: str, carriers: Carriers) -> None:
     assert judge("sam3", check, carriers).outcome == FAILED
 

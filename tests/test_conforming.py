@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from fixtures.forks.conforming import VARIANTS
-from tests.judging import FEW, PROCESSES, Carriers, carriers, judge
-from verify.check import HAZARD, REQUIREMENT, registered
+from tests.judging import CHECKS, FEW, PROCESSES, Carriers, carriers, judge
+from verify.check import HAZARD, REQUIREMENT
 from verify.result import PASSED
 
 __all__ = ["carriers"]
 
-REQUIREMENTS = [name for name, check in registered().items() if check.group == "schedule" and check.kind == REQUIREMENT]
-HAZARDS = [name for name, check in registered().items() if check.group == "schedule" and check.kind == HAZARD]
-PARITY = [name for name, check in registered().items() if check.group == "parity" and check.kind == REQUIREMENT]
+REQUIREMENTS = [name for name, check in CHECKS.items() if check.group == "schedule" and check.kind == REQUIREMENT]
+HAZARDS = [name for name, check in CHECKS.items() if check.group == "schedule" and check.kind == HAZARD]
+PARITY = [name for name, check in CHECKS.items() if check.group == "parity" and check.kind == REQUIREMENT]
 #: Variants whose way between ranks, or whose reading of the detector's output, a real backend and detector may meet.
 ON_PROCESSES = ("SteppedBuffer", "Coalesced", "GathersObjects", "ExchangesPairwise", "TailIdles", "SuppressesWhenRead")
 
