@@ -77,13 +77,13 @@ def _right(case: Scan, call: Call, tensor: str, got: torch.Tensor) -> bool:
     )
 
 
-def assert_own_detections(seen: Seen) -> None:
+def assert_own_detections(seen: Seen, tensors: Sequence[str] = DETECTIONS) -> None:
     """Every answer on every rank is the visited frame's own detection, bit for bit, under the visit's prompts."""
     case = seen.case
     for rank in seen.ranks:
         for call in rank.calls:
             expected = expected_answer(case, call.visit, schedule.detecting_rank(call.visit.frame, case.world_size))
-            for tensor in DETECTIONS:
+            for tensor in tensors:
                 got = call.answer.get(tensor)
                 if isinstance(got, torch.Tensor) and _right(case, call, tensor, got):
                     continue

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -46,6 +48,8 @@ class Call:
     resident: frozenset[int] | None
     #: Detections made during the call (scripted detector only).
     detected: tuple[Detected, ...]
+    #: After the last call, frames whose answers are still alive somewhere though they are not in the buffer.
+    held: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,11 @@ def _visit_all(
     calls: list[Detected],
 ) -> tuple[Call, ...]:
     """Call the buffer for every visit of a case; ``inputs_of`` gives backbone_out and geometric prompt of a visit."""
-    buffer: dict[Any, Any] = {}
+    buffers: dict[int, dict[Any, Any]] = {visit.buffer: {} for visit in case.calls()}
+    given: list[tuple[int, list[weakref.ref[torch.Tensor]]]] = []
     seen = []
     for number, visit in enumerate(case.calls()):
+        buffer = buffers[visit.buffer]
         backbone_out, geometric_prompt = inputs_of(visit)
         before = len(calls)
         try:
@@ -135,9 +141,21 @@ def _visit_all(
             raise CallFailed(f"call {number}, frame {visit.frame}: {type(error).__name__}: {error}") from error
         answer = returned[0] if isinstance(returned, tuple) else returned
         copied = {key: _copy(value) for key, value in answer.items()}
+        given.append((visit.frame, [weakref.ref(answer[key]) for key in DETECTIONS if key in answer]))
         seen.append(Call(number, visit, copied, _resident(buffer), tuple(calls[before:])))
+        del returned, answer
         progress()
-    return tuple(seen)
+    resident = {frame for buffer in buffers.values() for frame in _resident(buffer) or ()}
+    gone = [(frame, tensors) for frame, tensors in given if frame not in resident]
+    held = _alive(gone)
+    if held:  # perhaps in a cycle of references only; collecting takes longer than the scan
+        gc.collect()
+        held = _alive(gone)
+    return (*seen[:-1], replace(seen[-1], held=held))
+
+
+def _alive(given: Iterable[tuple[int, list[weakref.ref[torch.Tensor]]]]) -> frozenset[int]:
+    return frozenset(frame for frame, tensors in given if any(tensor() is not None for tensor in tensors))
 
 
 def script_of(case: Scan) -> Script:

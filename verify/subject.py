@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from fixtures.ranks import RanksFailed, Threads
@@ -118,7 +119,7 @@ def lacks_scripted_buffer(target: Target) -> str | None:
     def visit_one_frame(rank: int, world_size: int) -> None:
         model = scripted_detector(target, Scan(frames=1, world_size=1, gather=False), Script(), rank, calls)
         buffer_of(model)(
-            backbone_out=numbered_text(1, 0),
+            backbone_out={"img_batch_all_stages": torch.zeros(1, 3, 2, 2), **numbered_text(1, 0)},
             find_inputs=stages(1, 1),
             geometric_prompt=numbered_prompt(1, 0),
             frame_idx=0,

@@ -193,6 +193,15 @@ def test_residency(case: Scan, observe: Observe, target: Target) -> None:
                 got="frames " + frame_set(resident),
                 table=frames_around(case, rank, call.number),
             )
+        if call.held:
+            raise Violation(
+                f"frames {frame_set(call.held)} left the buffer, and their answers are kept alive elsewhere",
+                rank=rank.rank,
+                call=call.number,
+                frame=min(call.held),
+                expected="answers that nobody holds once their frame has left the buffer",
+                got=f"answers of {len(call.held)} frames alive after the scan",
+            )
 
 
 @schedule_check(_plain)
@@ -435,7 +444,8 @@ def test_global_rank(case: Scan, observe: Observe, target: Target) -> None:
 
 
 def _with_nms(target: Target, world_sizes: WorldSizes) -> Scans:
-    return scans(world_sizes, suppression=suppressions("nms_use_iom" in buffer_options(target)))
+    overlaps = suppressions("nms_use_iom" in buffer_options(target))
+    return scans(world_sizes, max_frames=20, suppression=overlaps)
 
 
 @schedule_check(_with_nms, lacks=_lacks_nms)
@@ -446,7 +456,8 @@ def test_nms_suppression(case: Scan, observe: Observe, target: Target) -> None:
     escapes NMS, or meets it with other settings, gives the tracker one object twice; one suppressed too much loses it.
     """
     assert case.suppression is not None
-    for rank, call in _calls(observe(case)):
+    seen = observe(case)
+    for rank, call in _calls(seen):
         plain = expected_answer(replace(case, suppression=None), call.visit, rank.rank)
         logits = plain["pred_logits"]
         kept = kept_by_nms(script_of(case), case.suppression, call.visit.frame)
@@ -471,10 +482,15 @@ def test_nms_suppression(case: Scan, observe: Observe, target: Target) -> None:
             assert_same_tensor(
                 "pred_logits", logits[kept], got[kept], "NMS changed the logits of detections it keeps", rank, call
             )
+    assert_own_detections(seen, [tensor for tensor in DETECTIONS if tensor != "pred_logits"])
 
 
 def _with_tracker(target: Target, world_sizes: WorldSizes) -> Scans:
-    return scans(world_sizes, suppression=st.none(), gather=True, tracker=True, features=True)
+    return st.builds(
+        replace,
+        scans(world_sizes, suppression=_perhaps_nms(target), gather=True, tracker=True, features=True),
+        gather=st.sampled_from((True, None)),  # the default follows from the backbone, which has a tracker neck
+    )
 
 
 @schedule_check(_with_tracker)
@@ -530,6 +546,30 @@ def test_features_on_request(case: Scan, observe: Observe, target: Target) -> No
                 expected="three levels and their position encoding",
                 got="keys " + ", ".join(sorted(call.answer)),
             )
+
+
+def _without_gathering(target: Target, world_sizes: WorldSizes) -> Scans:
+    return scans(_several_ranks(world_sizes), suppression=st.none(), gather=False, tracker=True, features=True)
+
+
+@schedule_check(_without_gathering)
+def test_gathering_off(case: Scan, observe: Observe, target: Target) -> bool:
+    """With ``gather_backbone_out=False`` no rank sends tracker features to the others.
+
+    They are the largest tensors of a frame by far; a caller that turns them off has no use for them.
+    """
+    shapes = {tuple(values.shape) for values in script_of(case).features(0, 0).values()}
+    seen = observe(case)
+    for rank in seen.ranks:
+        for number, collective in enumerate(rank.collectives):
+            if shapes.intersection(collective.shapes):
+                raise Violation(
+                    f"collective {number} sends tracker features, which gathering was turned off for",
+                    rank=rank.rank,
+                    expected="no features: gather_backbone_out=False",
+                    got=collective.describe(),
+                )
+    return any(rank.collectives for rank in seen.ranks)
 
 
 @st.composite
@@ -652,6 +692,26 @@ def test_buffer_under_another_prompt(case: Scan, observe: Observe, target: Targe
     """A buffer handed on to a scan under another prompt does not answer with the detections of the old one.
 
     Today's callers start a new buffer with a new prompt. One that keeps it gets the objects of the prompt before.
+    """
+    assert_own_detections(observe(case))
+
+
+@st.composite
+def _two_buffers(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    case = draw(_another_prompt(target, world_sizes))
+    prompts = [(visit.geometric, visit.text) for visit in case.calls()]
+    calls = [
+        replace(visit, buffer=int(prompt == prompts[-1])) for visit, prompt in zip(case.calls(), prompts, strict=True)
+    ]
+    return replace(case, visits=tuple(calls))
+
+
+@schedule_check(lambda target, sizes: _two_buffers(target, sizes))
+def test_second_buffer(case: Scan, observe: Observe, target: Target) -> None:
+    """A second scan with the same model, another prompt and an empty buffer is answered by detections of its own.
+
+    So callers start each video and each prompt. Detections kept on the model, by frame, would answer the second
+    video with the objects of the first.
     """
     assert_own_detections(observe(case))
 
