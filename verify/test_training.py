@@ -102,7 +102,7 @@ def _with_boxes(target: Target, world_sizes: WorldSizes) -> Cases:
 
 
 def _short(target: Target, world_sizes: WorldSizes) -> Cases:
-    return trainings(frames=st.just(2))
+    return trainings(frames=st.just(2), prompts=st.just(1))
 
 
 @training_check(_any, observation=trained)
@@ -333,7 +333,7 @@ def test_batch_unchanged(case: Training, observe: Observe, target: Target) -> No
         )
 
 
-@training_check(_short, observation=on_one_rank(keep_clip), draws="training on two frames")
+@training_check(_short, observation=on_one_rank(keep_clip), cost=12, draws="training on two frames")
 def test_nothing_kept(case: Training, observe: Observe, target: Target) -> None:
     """Nothing is kept from call to call: outputs die with their last user, memory stays level, answers do not change.
 
@@ -466,7 +466,7 @@ def _explained(answer: Answer) -> bool:
     return not _ACCIDENTS & set(answer.kinds) and bool(re.search(r"interactive|sampler", text, re.IGNORECASE))
 
 
-@training_check(_short, observation=on_one_rank(evaluate_interactively), draws="training on two frames")
+@training_check(_short, observation=on_one_rank(evaluate_interactively), cost=12, draws="training on two frames")
 def test_interactive_evaluation(case: Training, observe: Observe, target: Target) -> None:
     """Evaluation with interactive steps gives a step's outputs for each, or an error that says what is missing.
 
@@ -518,7 +518,7 @@ def test_validation_loss(case: Training, observe: Observe, target: Target) -> No
     assert_same_loss(message, seen.expected_loss, seen.loss, seen.tolerance, case.frames)
 
 
-@training_check(_short, observation=on_one_rank(watch_precision), draws="training on two frames")
+@training_check(_short, observation=on_one_rank(watch_precision), cost=12, draws="training on two frames")
 def test_training_precision(case: Training, observe: Observe, target: Target) -> None:
     """Without autocast a float32 model computes in full precision wherever sam3's one-frame forward does.
 
@@ -538,7 +538,7 @@ def test_training_precision(case: Training, observe: Observe, target: Target) ->
         )
 
 
-@training_check(_short, observation=on_one_rank(checkpoint_clip), draws="training on two frames")
+@training_check(_short, observation=on_one_rank(checkpoint_clip), cost=12, draws="training on two frames")
 def test_activation_checkpointing(case: Training, observe: Observe, target: Target) -> bool:
     """Activation checkpointing, on or off, changes neither outputs nor loss nor gradients.
 
@@ -577,7 +577,7 @@ def _gradients(step: Any) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in step.gradients.items() if value is not None]
 
 
-@training_check(_short, observation=on_one_rank(scale_losses), draws="training on two frames", kind=HAZARD)
+@training_check(_short, observation=on_one_rank(scale_losses), cost=12, draws="training on two frames", kind=HAZARD)
 def test_loss_scale(case: Training, observe: Observe, target: Target) -> None:
     """The loss of a clip does not grow with its length: frames are averaged, not summed.
 
@@ -598,7 +598,7 @@ def test_loss_scale(case: Training, observe: Observe, target: Target) -> None:
             )
 
 
-@training_check(_short, observation=on_one_rank(measure_memory), draws="training on two frames")
+@training_check(_short, observation=on_one_rank(measure_memory), cost=12, draws="training on two frames")
 def test_peak_memory(case: Training, observe: Observe, target: Target) -> None:
     """What a forward keeps for the backward pass grows at most linearly with the number of frames.
 
