@@ -88,6 +88,13 @@ def lacks_builder(target: Target) -> str | None:
     )
 
 
+def lacks_arguments(target: Target) -> str | None:
+    """Say why no argument of a target's builder can be looked at, or give None where one can."""
+    if lacks := lacks_builder(target):
+        return lacks
+    return None if any(declares(target, name) for name in EFFECTS) else "its builder declares none of the recipe's"
+
+
 def lacks_loading(target: Target) -> str | None:
     """Say why a target's builder cannot be asked to load a checkpoint, or give None where it can."""
     if lacks := lacks_builder(target):
@@ -275,10 +282,9 @@ def _enable_inst_interactivity(ranks: Ranks, target: Target) -> Effect:
     return _effect("whether the backbone computes features for a tracker", {True: True, False: False}, necks)
 
 
-def _answer(rank: int, world_size: int, target: Target, arguments: Mapping[str, Any]) -> bool:
+def _answer(rank: int, world_size: int, target: Target, tracker: bool, arguments: Mapping[str, Any]) -> bool:
     """Ask the buffer for a frame; gives whether its answer holds features for a tracker."""
     with sam3_on_cpu(), torch.no_grad():
-        tracker = bool(arguments.get("gather_backbone_out"))
         model: Any = _build(target, Build(tracker=tracker), eval_mode=True, **arguments).eval()
         clip = on_device_of(model, make_clip(ClipSpec(frames=world_size, targets=False)))
         stage = clip.find_inputs[0]
@@ -308,7 +314,7 @@ def _async_all_gather(ranks: Ranks, target: Target) -> Effect | None:
     for value in (True, False):
         with captured_output():
             arguments = {"async_all_gather": value, "gather_backbone_out": False}
-            results = ranks.run(_answer, 2, target, arguments)
+            results = ranks.run(_answer, 2, target, False, arguments)
         gathers = [entry for result in results for entry in result.collectives if "gather" in entry.operation]
         if not gathers:
             return None  # what another check has to say
@@ -317,9 +323,11 @@ def _async_all_gather(ranks: Ranks, target: Target) -> Effect | None:
 
 
 def _gather_backbone_out(ranks: Ranks, target: Target) -> Effect | None:
-    if lacks_buffer(target):
+    if lacks_buffer(target) or not _in_one_rank(ranks, _has_neck, target, True):
         return None
-    seen = {value: _in_one_rank(ranks, _answer, target, {"gather_backbone_out": value}) for value in (True, False)}
+    seen = {
+        value: _in_one_rank(ranks, _answer, target, True, {"gather_backbone_out": value}) for value in (True, False)
+    }
     return _effect("whether the buffer's answer holds features for a tracker", {True: True, False: False}, seen)
 
 

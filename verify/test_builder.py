@@ -20,6 +20,7 @@ from verify.building import (
     Matcher,
     build_from_json,
     declares,
+    lacks_arguments,
     lacks_builder,
     lacks_loading,
     observe_clip,
@@ -115,11 +116,10 @@ def test_mode(case: Build, observe: Callable[[Build], Mapping[bool, tuple[str, .
 
 
 def _arguments(target: Target, world_sizes: WorldSizes) -> Builds:
-    declared = [Build(subject=name) for name in EFFECTS if declares(target, name)]
-    return st.sampled_from(declared) if declared else st.nothing()
+    return st.sampled_from([Build(subject=name) for name in EFFECTS if declares(target, name)])
 
 
-@builder_check(_arguments, observe_effect)
+@builder_check(_arguments, observe_effect, lacks=lacks_arguments)
 def test_arguments(case: Build, observe: Callable[[Build], Effect | None], target: Target) -> bool | None:
     """Every argument that the builder declares has its effect.
 

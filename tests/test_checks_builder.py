@@ -1,0 +1,92 @@
+"""Each check of builders fails on the bug it is for, says so in its words, and passes on builders that conform."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fixtures.forks.bugs import Seeded
+from fixtures.forks.builders import BUGS, CONFORMING
+from verify.building import EFFECTS, Build, build_from_json
+from verify.check import THREADS, registered
+from verify.gate import Carriers, Gate
+from verify.profile import Profile
+from verify.result import FAILED, NOT_PROVIDED, PASSED, Result
+from verify.target import Target
+
+#: As many cases as the gate draws by default, and no time for making a failing one smaller.
+SEEDED = Profile("seeded", examples=25, process_examples=3, shrink_seconds=0.0)
+CHECKS = [name for name, check in registered().items() if check.group == "builder"]
+#: What the posted recipe's builder does wrong.
+POSTED = {"test_initialised": r"never initialised.*positional_embedding.*text_projection"}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # at toy width threads wait for each other longer than they work
+
+
+@pytest.fixture(scope="module")
+def carriers() -> Iterator[Carriers]:
+    made = Carriers()
+    yield made
+    made.close()
+
+
+def judge(target: Target, check: str, carriers: Carriers, case: Build | None = None) -> Result:
+    return Gate(target, carriers, SEEDED, case=case).judge(registered()[check], THREADS)
+
+
+@pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))
+def test_bug_is_caught(bug: Seeded, carriers: Carriers) -> None:
+    # One argument is looked at: that all of them are, the posted recipe shows.
+    argument = next((name for name in EFFECTS if name in bug.says), None)
+    case = Build(subject=argument) if bug.check == "test_arguments" and argument else None
+    result = judge(Target(**bug.options), bug.check, carriers, case)
+    assert result.outcome == FAILED, result
+    assert result.finding is not None
+    assert re.search(bug.says, result.finding.message), result.finding.render()
+
+
+@pytest.mark.parametrize("variant", CONFORMING.values(), ids=list(CONFORMING))
+def test_variant_passes(variant: Seeded, carriers: Carriers) -> None:
+    checks = [check for check in CHECKS if check != "test_arguments" or variant.name == "fewer_arguments"]
+    results = [judge(Target(**variant.options), check, carriers) for check in checks]
+    assert [result for result in results if result.outcome not in (PASSED, NOT_PROVIDED)] == []
+    assert sum(result.outcome == PASSED for result in results) >= 5
+
+
+def test_posted_fails_where_it_is_known_to(carriers: Carriers) -> None:
+    for check in CHECKS:
+        result = judge(Target("posted"), check, carriers)
+        assert result.outcome == (FAILED if check in POSTED else PASSED), result
+        if check == "test_arguments":
+            assert result.cases == len(EFFECTS)
+        if result.finding is not None:
+            assert re.search(POSTED[check], result.finding.message), result.finding.render()
+
+
+def test_a_class_alone_has_no_builder_to_verify(carriers: Carriers) -> None:
+    target = Target("reference.model:Sam3ImageOnVideo")
+    assert {judge(target, check, carriers).outcome for check in CHECKS} == {NOT_PROVIDED}
+
+
+@pytest.mark.parametrize("case", [Build(), Build("bpe_path"), Build("no prefix", False, True, True, 3)])
+def test_a_case_is_read_as_it_was_written(case: Build) -> None:
+    assert build_from_json(case.as_json()) == case
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"frames": 2}, "unknown field 'frames'"),
+        ({"seed": True}, "seed is True: expected a int"),
+        ({"subject": "colour"}, "subject is 'colour'"),
+    ],
+)
+def test_a_case_that_is_none_is_refused(data: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        build_from_json(data)
