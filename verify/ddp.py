@@ -114,7 +114,8 @@ def data_parallel_from_json(data: Mapping[str, Any]) -> DataParallel:
     if unknown := sorted(set(data) - known):
         raise ValueError(f"unknown field {unknown[0]!r}; a case has {', '.join(sorted(known))}")
     try:
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in data.items()}
+        values: dict[str, Any] = dict(data)
+        values |= {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
         case = DataParallel(**values)
         if case.pairing not in PAIRINGS:
             raise ValueError(f"pairing is {case.pairing!r}; it is one of {', '.join(PAIRINGS)}")
@@ -244,7 +245,7 @@ def _step(target: Target, wrapped: nn.Module, criterion: Any, batch: BatchedData
 
 def _digest(tensor: torch.Tensor) -> str:
     values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return hashlib.blake2b(values.numpy(), digest_size=8).hexdigest()
+    return hashlib.blake2b(values.numpy().tobytes(), digest_size=8).hexdigest()
 
 
 def _digests(model: nn.Module) -> dict[str, str]:
@@ -333,7 +334,7 @@ def _alone(
                 model.zero_grad(set_to_none=True)
                 return _step(target, _Unwrapped(model), criterion, batch), _copied_gradients(model)
 
-            results = []
+            results: list[OneProcess] = []
             for spec in specs:
                 batch = make_clip(spec)
                 loss, found = gradients(batch)
