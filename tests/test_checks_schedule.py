@@ -40,7 +40,13 @@ def test_the_named_check_fails_for_the_stated_reason(bug, carriers: Carriers) ->
     assert text.startswith(f"{bug.check}: ")
 
 
-@pytest.mark.parametrize("check", [name for name, check in OF_GROUP.items() if check.kind == HAZARD])
+#: sam3 knows no limit of a scan, so it cannot go on past one wrongly.
+SAM3_IS_FREE_OF = {"test_resumed_scan"}
+
+
+@pytest.mark.parametrize(
+    "check", [name for name, check in OF_GROUP.items() if check.kind == HAZARD and name not in SAM3_IS_FREE_OF]
+)
 def test_hazards_of_sam3_are_found(check: str, carriers: Carriers) -> None:
     assert judge("sam3", check, carriers).outcome == FAILED
 
