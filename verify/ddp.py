@@ -150,6 +150,26 @@ def uneven(draw: st.DrawFn, world_sizes: st.SearchStrategy[int], **fixed: Any) -
 
 
 @dataclass(frozen=True)
+class Gradient:
+    """A copy of a gradient to be sent: where most of it is zero (of a vocabulary, say), what is not."""
+
+    shape: torch.Size
+    values: torch.Tensor
+    #: Where the values are in the flattened gradient; None: all of it.
+    places: torch.Tensor | None = None
+
+    def to_dense(self) -> torch.Tensor:
+        if self.places is None:
+            return self.values.view(self.shape)
+        whole = torch.zeros(self.shape.numel(), dtype=self.values.dtype)
+        whole[self.places] = self.values
+        return whole.view(self.shape)
+
+
+Gradients = Mapping[str, Gradient | None]
+
+
+@dataclass(frozen=True)
 class Iteration:
     """What a rank saw of one iteration."""
 
@@ -166,7 +186,7 @@ class Trained:
 
     iterations: tuple[Iteration, ...]
     #: The gradients of the first iteration, by parameter.
-    first: Mapping[str, torch.Tensor | None]
+    first: Gradients
     #: Digests of the parameters as DDP wrapped them, as the first forward found and left them, and after the run.
     wrapped: Mapping[str, str]
     entered: Mapping[str, str]
@@ -178,9 +198,9 @@ class OneProcess:
     """What a single process computes of one rank's clip."""
 
     loss: float
-    gradients: Mapping[str, torch.Tensor | None]
+    gradients: Gradients
     #: The same of the clip with its pixels moved by one rounding step; of rank 0's clip alone.
-    perturbed: Mapping[str, torch.Tensor | None]
+    perturbed: Gradients
 
 
 class IterationFailed(Exception):
@@ -252,16 +272,18 @@ def _digests(model: nn.Module) -> dict[str, str]:
     return {name: _digest(parameter) for name, parameter in model.named_parameters()}
 
 
-def _copy(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    """Copy a gradient; one that is zero nearly everywhere (of a vocabulary, say) as a sparse tensor, to be sent."""
+def _copied(tensor: torch.Tensor | None) -> Gradient | None:
     if tensor is None:
         return None
-    tensor = tensor.detach().cpu()
-    return tensor.to_sparse() if tensor.count_nonzero() * 8 < tensor.numel() else tensor.clone()
+    flat = tensor.detach().cpu().flatten()
+    if flat.count_nonzero() * 8 >= flat.numel():
+        return Gradient(tensor.shape, flat.clone())
+    places = flat.nonzero().squeeze(1)
+    return Gradient(tensor.shape, flat[places], places)
 
 
-def _copied_gradients(model: nn.Module) -> dict[str, torch.Tensor | None]:
-    return {name: _copy(parameter.grad) for name, parameter in model.named_parameters() if parameter.requires_grad}
+def _copied_gradients(model: nn.Module) -> dict[str, Gradient | None]:
+    return {name: _copied(parameter.grad) for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def in_groups(names: Any) -> str:
@@ -294,7 +316,7 @@ def train(rank: int, world_size: int, target: Target, case: DataParallel) -> Tra
         entered: dict[str, str] = {}
         optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
         seen: list[Iteration] = []
-        first: dict[str, torch.Tensor | None] = {}
+        first: dict[str, Gradient | None] = {}
         for number in range(case.iterations):
             optimiser.zero_grad(set_to_none=True)
             used.clear()
@@ -330,7 +352,7 @@ def _alone(
             model = trained_model(target, segmentation)
             criterion = criterion_of(target, masks)
 
-            def gradients(batch: BatchedDatapoint) -> tuple[float, dict[str, torch.Tensor | None]]:
+            def gradients(batch: BatchedDatapoint) -> tuple[float, dict[str, Gradient | None]]:
                 model.zero_grad(set_to_none=True)
                 return _step(target, _Unwrapped(model), criterion, batch), _copied_gradients(model)
 
@@ -338,7 +360,7 @@ def _alone(
             for spec in specs:
                 batch = make_clip(spec)
                 loss, found = gradients(batch)
-                moved: Mapping[str, torch.Tensor | None] = {}
+                moved: Gradients = {}
                 if also_perturbed and not results:
                     moved = gradients(replace(batch, img_batch=perturbed(batch.img_batch)))[1]
                 results.append(OneProcess(loss, found, moved))
@@ -363,7 +385,7 @@ def one_process(target: Target, pairing: str, specs: tuple[ClipSpec, ...]) -> tu
         ranks.close()
 
 
-def _dense(gradients: Mapping[str, torch.Tensor | None]) -> dict[str, torch.Tensor]:
+def _dense(gradients: Gradients) -> dict[str, torch.Tensor]:
     return {name: gradient.to_dense() for name, gradient in gradients.items() if gradient is not None}
 
 

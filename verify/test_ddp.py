@@ -18,6 +18,7 @@ from verify.ddp import (
     WORDS,
     Carrying,
     DataParallel,
+    Gradient,
     Observe,
     OneProcess,
     Trained,
@@ -109,7 +110,7 @@ def _pairings(case: DataParallel) -> list[DataParallel]:
     return [replace(case, pairing=pairing) for pairing in (PAIRINGS if case.world_size <= 2 else ("boxes",))]
 
 
-def _dense(gradient: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
+def _dense(gradient: Gradient | None, like: Gradient) -> torch.Tensor:
     if gradient is None:
         return torch.zeros(like.shape, dtype=torch.float64)
     return gradient.to_dense().double()

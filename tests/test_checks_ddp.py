@@ -1,0 +1,116 @@
+"""Each check of data-parallel training fails on the bug it is for, says so in its words, and passes what conforms."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from fixtures.forks.bugs import Seeded
+from fixtures.forks.ddp import BUGS, CONFORMING
+from verify.check import PROCESSES, THREADS, registered
+from verify.ddp import DataParallel, data_parallel_from_json
+from verify.gate import Carriers, Gate
+from verify.profile import Profile
+from verify.result import FAILED, PASSED, Result
+from verify.target import Target
+
+#: One run a check, as in profile quick, and no time for making a failing case smaller.
+SEEDED = Profile("seeded", examples=25, process_examples=3, shrink_seconds=0.0)
+CHECKS = [name for name, check in registered().items() if check.group == "ddp" and check.carriers == (PROCESSES,)]
+GRADIENT = "test_gradient_through_buffer"
+#: What the posted recipe does wrong, with the loss that it configures.
+POSTED = {
+    "test_ddp_with_unused_masks": r"iteration 2: RuntimeError: Expected to have finished reduction.*segmentation_head",
+    "test_ddp_uneven_clips": r"1 \(all_reduce\) on a clip of 1 frames, 2 \(all_reduce\) on a clip of 2.*normalization",
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # at toy width threads wait for each other longer than they work
+
+
+@pytest.fixture(scope="module")
+def carriers() -> Iterator[Carriers]:
+    made = Carriers()
+    yield made
+    made.close()
+
+
+def judge(target: Target, check: str, carriers: Carriers, carrier: str = PROCESSES) -> Result:
+    """Judge by one check on two ranks: what goes wrong on more goes wrong on two."""
+    return Gate(target, carriers, SEEDED, process_world_sizes=(2,)).judge(registered()[check], carrier)
+
+
+def assert_caught(result: Result, says: str) -> None:
+    assert result.outcome == FAILED, result
+    assert result.finding is not None
+    assert re.search(says, result.finding.message), result.finding.render()
+
+
+@pytest.mark.xdist_group("processes")
+@pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))
+def test_bug_is_caught(bug: Seeded, carriers: Carriers) -> None:
+    assert_caught(judge(Target(**bug.options), bug.check, carriers), bug.says)
+
+
+@pytest.mark.xdist_group("processes")
+def test_global_normalisation_is_caught(carriers: Carriers) -> None:
+    target = Target("reference", loss="reference.loss:recipe_loss")
+    assert judge(target, "test_ddp_without_segmentation", carriers).outcome == PASSED
+    assert_caught(judge(target, "test_ddp_uneven_clips", carriers), POSTED["test_ddp_uneven_clips"])
+
+
+@pytest.mark.xdist_group("processes")
+@pytest.mark.parametrize("variant", CONFORMING.values(), ids=list(CONFORMING))
+def test_variant_passes(variant: Seeded, carriers: Carriers) -> None:
+    for check in CHECKS:
+        result = judge(Target(**variant.options), check, carriers)
+        assert result.outcome == PASSED, result.finding.render() if result.finding else result
+
+
+@pytest.mark.xdist_group("processes")
+def test_posted_fails_where_it_is_known_to(carriers: Carriers) -> None:
+    for check in CHECKS:
+        result = judge(Target("posted"), check, carriers)
+        if check in POSTED:
+            assert_caught(result, POSTED[check])
+        else:
+            assert result.outcome == PASSED, result
+
+
+@pytest.mark.parametrize("target", ["posted", "sam3", "fixtures.forks.buffer:SteppedBuffer"])
+def test_gradient_that_depends_on_the_world_size_is_caught(target: str, carriers: Carriers) -> None:
+    says = r"of frame 0 carries gradient with one rank and carries no gradient with \d"
+    assert_caught(judge(Target(target), GRADIENT, carriers, THREADS), says)
+
+
+def test_no_gradient_at_all_passes(carriers: Carriers) -> None:
+    assert judge(Target("reference"), GRADIENT, carriers, THREADS).outcome == PASSED
+
+
+CASES = [DataParallel(2), DataParallel(4, "masks", (1, 3), (2, 0), (0, 1), 2, 5, 9)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_case_is_read_as_it_was_written(case: DataParallel) -> None:
+    assert data_parallel_from_json(case.as_json()) == case
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"world_size": 2, "colour": 1}, "unknown field 'colour'"),
+        ({"frames": [2]}, "world_size"),
+        ({"world_size": 2, "frames": [0, 2]}, "a clip has 1 to 8"),
+        ({"world_size": 2, "frames": 3}, "not iterable"),
+        ({"world_size": 2, "pairing": "points"}, "pairing is 'points'"),
+        ({"world_size": 2, "iterations": 0}, "at least one"),
+    ],
+)
+def test_a_case_that_is_none_is_refused(data: dict, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        data_parallel_from_json(data)
