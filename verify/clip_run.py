@@ -88,9 +88,10 @@ def _stack(error: BaseException) -> str:
     return "".join(traceback.format_list(inner)) + "".join(traceback.format_exception_only(error))
 
 
-def failed(what: str, error: Exception, batch: Any) -> Violation:
-    """Make a violation of an exception that came out of the target."""
-    frame = _frame_of(error, batch)
+def failed(what: str, error: Exception, batch: Any, frame: int | None = None) -> Violation:
+    """Make a violation of an exception that came out of the target, at ``frame`` or where the stack says."""
+    if frame is None:
+        frame = _frame_of(error, batch)
     where = "" if frame is None else f" at frame {frame}"
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
@@ -187,13 +188,20 @@ def gathered(model: nn.Module, batch: Any, before_loss: Callable[[Any, dict, Any
 
     Args:
         before_loss: called with the one-frame model, each step's outputs and the frame's target.
+
+    Raises:
+        Violation: when it raises.
     """
     from sam3.model.model_misc import SAM3Output
 
     plain = one_frame_model(model)
     stages = SAM3Output(iter_mode=SAM3Output.IterMode.LAST_STEP_PER_STAGE)
     for frame in range(len(batch.find_inputs)):
-        steps = plain.forward(one_frame(batch, frame)).output[0]
+        try:
+            steps = plain.forward(one_frame(batch, frame)).output[0]
+        except Exception as error:
+            what = f"the one-frame forward of {type(plain).__name__}, which the clip is compared with, failed"
+            raise failed(what, error, batch, frame) from error
         if before_loss is not None:
             for step in steps:
                 before_loss(plain, step, batch.find_targets[frame])
