@@ -1,4 +1,8 @@
-"""Judges an implementation of the buffer by one check, inside this process, and reads the finding."""
+"""Judges an implementation of the buffer by one check, inside this process, and reads the finding.
+
+A plugin of the modules that use its fixture: so they share one. It is imported before pytest could rewrite its
+assertions, hence PYTEST_DONT_REWRITE.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,9 @@ FEW = Profile("few", examples=3, process_examples=1, shrink_seconds=0.3)
 CHECKS = registered()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def carriers() -> Iterator[Carriers]:
-    """The groups of ranks of one module's tests."""
+    """The groups of ranks of all tests that judge: starting processes is what costs most."""
     made = Carriers()
     yield made
     made.close()
@@ -59,4 +63,4 @@ def seeded_finding(bug: Bug, carriers: Carriers, carrier: str) -> Finding:
     return result.finding
 
 
-__all__ = ["CHECKS", "FEW", "PROCESSES", "SEEDED", "THREADS", "Carriers", "carriers", "judge", "seeded_finding"]
+__all__ = ["CHECKS", "FEW", "PROCESSES", "SEEDED", "THREADS", "Carriers", "judge", "seeded_finding"]

@@ -7,10 +7,10 @@ import re
 import pytest
 
 from fixtures.forks.seeded import BUGS
-from tests.judging import CHECKS, FEW, PROCESSES, THREADS, Carriers, carriers, judge, seeded_finding
+from tests.judging import CHECKS, FEW, PROCESSES, THREADS, Carriers, judge, seeded_finding
 from verify.result import PASSED
 
-__all__ = ["carriers"]
+pytest_plugins = ["tests.judging"]
 
 OF_GROUP = [name for name, check in CHECKS.items() if check.group == "parity"]
 SEEDED_HERE = [bug for bug in BUGS.values() if bug.check in OF_GROUP]

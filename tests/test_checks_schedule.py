@@ -7,11 +7,11 @@ import re
 import pytest
 
 from fixtures.forks.seeded import BUGS
-from tests.judging import CHECKS, FEW, THREADS, Carriers, carriers, judge, seeded_finding
+from tests.judging import CHECKS, FEW, THREADS, Carriers, judge, seeded_finding
 from verify.check import HAZARD
 from verify.result import FAILED, PASSED
 
-__all__ = ["carriers"]
+pytest_plugins = ["tests.judging"]
 
 OF_GROUP = {name: check for name, check in CHECKS.items() if check.group == "schedule"}
 SEEDED_HERE = [bug for bug in BUGS.values() if bug.check in OF_GROUP]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 
 from fixtures.forks.conforming import VARIANTS
-from tests.judging import CHECKS, FEW, PROCESSES, Carriers, carriers, judge
+from tests.judging import CHECKS, FEW, PROCESSES, Carriers, judge
 from verify.check import HAZARD, REQUIREMENT
 from verify.result import PASSED
 
-__all__ = ["carriers"]
+pytest_plugins = ["tests.judging"]
 
 REQUIREMENTS = [name for name, check in CHECKS.items() if check.group == "schedule" and check.kind == REQUIREMENT]
 HAZARDS = [name for name, check in CHECKS.items() if check.group == "schedule" and check.kind == HAZARD]
 PARITY = [name for name, check in CHECKS.items() if check.group == "parity" and check.kind == REQUIREMENT]
 #: Variants whose way between ranks, or whose reading of the detector's output, a real backend and detector may meet.
-ON_PROCESSES = ("SteppedBuffer", "Coalesced", "GathersObjects", "ExchangesPairwise", "TailIdles", "SuppressesWhenRead")
+ON_PROCESSES = ("Coalesced", "GathersObjects", "ExchangesPairwise", "SuppressesWhenRead", "LowersToAConstant")
 
 
 @pytest.mark.parametrize("name", VARIANTS)
