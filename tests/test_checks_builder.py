@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -17,6 +16,8 @@ from verify.profile import Profile
 from verify.result import FAILED, NOT_PROVIDED, PASSED, Result
 from verify.target import Target
 
+pytest_plugins = ["tests.judging"]
+
 #: As many cases as the gate draws by default, and no time for making a failing one smaller.
 SEEDED = Profile("seeded", examples=25, process_examples=3, shrink_seconds=0.0)
 CHECKS = [name for name, check in registered().items() if check.group == "builder"]
@@ -27,13 +28,6 @@ POSTED = {"test_initialised": r"never initialised.*positional_embedding.*text_pr
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # at toy width threads wait for each other longer than they work
-
-
-@pytest.fixture(scope="module")
-def carriers() -> Iterator[Carriers]:
-    made = Carriers()
-    yield made
-    made.close()
 
 
 def judge(target: Target, check: str, carriers: Carriers, case: Build | None = None) -> Result:

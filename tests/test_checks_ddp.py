@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -16,6 +15,8 @@ from verify.gate import Carriers, Gate
 from verify.profile import Profile
 from verify.result import FAILED, PASSED, Result
 from verify.target import Target
+
+pytest_plugins = ["tests.judging"]
 
 #: One run a check, as in profile quick, and no time for making a failing case smaller.
 SEEDED = Profile("seeded", examples=25, process_examples=3, shrink_seconds=0.0)
@@ -31,13 +32,6 @@ POSTED = {
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # at toy width threads wait for each other longer than they work
-
-
-@pytest.fixture(scope="module")
-def carriers() -> Iterator[Carriers]:
-    made = Carriers()
-    yield made
-    made.close()
 
 
 def judge(target: Target, check: str, carriers: Carriers, carrier: str = PROCESSES) -> Result:

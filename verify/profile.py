@@ -21,7 +21,7 @@ class Profile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        Profile("quick", examples=25, process_examples=3, shrink_seconds=5),
+        Profile("quick", examples=25, process_examples=2, shrink_seconds=5),
         Profile("full", examples=200, process_examples=12, shrink_seconds=20),
         Profile("nightly", examples=1000, process_examples=40, shrink_seconds=60, randomised=True),
     )
