@@ -145,11 +145,15 @@ def test_a_hazard_fails_where_that_is_asked_for() -> None:
     assert gate(*hazard, "--hazards", "fail").returncode == pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.mark.xdist_group("processes")
 def test_workers_judge_and_the_controller_reports(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    done = gate("--only", "test_coverage,test_prefetch", "--carrier", "threads", "-n", "2", "--report", str(report))
+    done = gate("--only", "test_coverage,test_prefetch", "-n", "2", "-v", "--report", str(report))
     assert done.returncode == pytest.ExitCode.OK, done.stdout
     assert {check["outcome"] for check in json.loads(report.read_text())["checks"]} == {"passed"}
+    on_processes = re.findall(r"\[(gw\d)\].* PASSED .*\[processes\]", done.stdout)
+    assert len(on_processes) == 2
+    assert len(set(on_processes)) == 1, "workers make groups of processes of their own"
 
 
 def test_lists_and_explains() -> None:

@@ -14,6 +14,7 @@ from fixtures.clips import one_frame
 from fixtures.cpu import sam3_on_cpu
 from fixtures.ranks import progress
 from reference.training import one_frame_model
+from verify.agreement import brief
 from verify.clip_observation import all_tensors, backward, digest, first_frames, moved_by_rounding, pairs
 from verify.clip_run import (
     Outputs,
@@ -28,7 +29,7 @@ from verify.clip_run import (
 )
 from verify.finding import Violation
 from verify.target import Target
-from verify.tolerance import tolerances
+from verify.tolerance import distance, rounding, tolerances
 from verify.training import Training
 
 _CHECKPOINTING = re.compile(r"act_ckpt|act_checkpoint|grad_checkpointing|use_checkpoint")
@@ -170,12 +171,33 @@ def _step(model: nn.Module, case: Training, loss: Any) -> Step:
 
 
 @dataclass(frozen=True)
+class Turned:
+    """A training step with activation checkpointing set otherwise."""
+
+    outputs: tuple[tuple[Outputs, ...], ...]
+    #: Parameters whose gradient is another, with what was expected and what came, in words.
+    gradients: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
 class Checkpointed:
     """A training step with activation checkpointing as the builder sets it, all on, and off where it can be."""
 
-    plain: Step
+    plain: tuple[tuple[Outputs, ...], ...]
     #: By which switches were turned, and how; where the step failed, why.
-    others: Mapping[str, Step | Violation]
+    others: Mapping[str, Turned | Violation]
+
+
+def _other_gradients(plain: Step, other: Step) -> tuple[tuple[str, str, str], ...]:
+    """Recomputed values are the same bits; what may differ is the order in which gradients are summed up."""
+    known = {name: value for name, value in plain.gradients.items() if value is not None}
+    allowed = rounding(max((float(value.abs().max()) for value in known.values()), default=0.0))
+    found = []
+    for name, right in known.items():
+        got = other.gradients.get(name)
+        if got is None or distance(right, got) > allowed:
+            found.append((name, brief(right), "none" if got is None else brief(got)))
+    return tuple(found)
 
 
 def checkpoint_clip(rank: int, world_size: int, target: Target, case: Training) -> Checkpointed:
@@ -183,17 +205,18 @@ def checkpoint_clip(rank: int, world_size: int, target: Target, case: Training) 
     with sam3_on_cpu():
         loss = loss_of_target(target, case)
         plain = _step(model_of(target, case), case, loss)
-        others: dict[str, Step | Violation] = {}
+        others: dict[str, Turned | Violation] = {}
         for value in (True, False):
             model = model_of(target, case)
             turned = _turn(model, value, batch_of(case))
             if turned:
                 what = f"{', '.join(turned)} {'on' if value else 'off'}"
                 try:
-                    others[what] = _step(model, case, loss)
+                    step = _step(model, case, loss)
+                    others[what] = Turned(step.outputs, _other_gradients(plain, step))
                 except Violation as violation:
                     others[what] = violation
-        return Checkpointed(plain, others)
+        return Checkpointed(plain.outputs, others)
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
-    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
-        # All checks on processes go to one worker, so that there is one group of processes and not one a worker.
-        config.option.dist = "loadgroup"
     if config.option.list_checks:
         _list_checks()
         return 0
