@@ -38,7 +38,7 @@ def _focal_where_it_runs(inputs: torch.Tensor, *args: Any, **kwargs: Any) -> tor
 
 
 @contextmanager
-def _focal_on_cpu() -> Iterator[None]:
+def focal_on_cpu() -> Iterator[None]:
     """Let sam3's losses run on the CPU: their focal loss launches a Triton kernel unless told not to.
 
     The losses do not pass the choice on, so the name they call is replaced as long as any thread is inside.
@@ -61,7 +61,7 @@ class LossOnAnyDevice(Sam3LossWrapper):
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, torch.Tensor]:
         """Call the focal loss's own branch without Triton where there is no GPU for it."""
-        with _focal_on_cpu():
+        with focal_on_cpu():
             return super().forward(*args, **kwargs)
 
 

@@ -18,7 +18,7 @@ from sam3.perflib.nms import nms_masks
 
 from reference.asked import asked, remembered, same
 from reference.unused_outputs import used_together
-from reference.without_cuda import without_cuda
+from reference.without_cuda import without_pinning
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Sam3ImageOnVideo(Sam3ImageOnVideoMultiGPU):
 
     def forward_grounding(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Run where there is no CUDA, too: sam3's geometry encoder pins memory in each call."""
-        with without_cuda():
+        with without_pinning():
             return super().forward_grounding(*args, **kwargs)
 
     def _run_segmentation_heads(

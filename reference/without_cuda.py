@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -31,13 +31,21 @@ class _OnCpu(TorchFunctionMode):
             torch.autograd.backward(get_gradient_edge(tensor), gradient, **kwargs)
 
 
-def _cuda_is_asked_for_in_vain() -> bool:
-    """Tell whether pinning fails, as it does without a driver; under a mode like ours, the caller's, it does not."""
+def _works(request: Callable[[], Any]) -> bool:
+    """Tell whether CUDA answers a request; under a mode like ours, the caller's, one without a driver is met, too."""
     try:
-        torch.empty(1).pin_memory()
-    except RuntimeError:
-        return True
-    return False
+        request()
+    except (RuntimeError, AssertionError):
+        return False
+    return True
+
+
+def _unpinned(tensor: torch.Tensor, device: Any = None) -> torch.Tensor:
+    return tensor
+
+
+def _pin() -> Any:
+    return torch.empty(1).pin_memory()
 
 
 def without_cuda() -> AbstractContextManager[Any]:
@@ -46,6 +54,33 @@ def without_cuda() -> AbstractContextManager[Any]:
     sam3 0.1.4 allocates position encodings and decoder coordinates on ``cuda`` and pins a tensor in each call of its
     geometry encoder, whatever device the model is for. The context belongs to the calling thread.
     """
-    if torch.cuda.is_available() or not _cuda_is_asked_for_in_vain():
+    if torch.cuda.is_available() or (_works(_pin) and _works(lambda: torch.empty(1, device="cuda"))):
         return nullcontext()
     return _OnCpu()
+
+
+def without_pinning() -> AbstractContextManager[Any]:
+    """Make a context in which a model that has been built runs on the CPU; it does nothing where pinning works."""
+    if torch.cuda.is_available() or _works(_pin):
+        return nullcontext()
+    return _OnCpu()
+
+
+@contextmanager
+def trainer_without_cuda() -> Iterator[None]:
+    """Make a context in which sam3's Trainer runs on the CPU; it does nothing where CUDA is there.
+
+    The Trainer's meter of memory resets CUDA's peak after each step, which fails without a driver. Pinning is done
+    without in the whole process, not by the mode above, which would be asked about every operation of a long run.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    pin, reset = torch.Tensor.pin_memory, torch.cuda.reset_peak_memory_stats
+    torch.Tensor.pin_memory = _unpinned  # type: ignore[method-assign,assignment]
+    torch.cuda.reset_peak_memory_stats = lambda device=None: None
+    try:
+        yield
+    finally:
+        torch.Tensor.pin_memory = pin  # type: ignore[method-assign]
+        torch.cuda.reset_peak_memory_stats = reset
