@@ -16,7 +16,7 @@ from fixtures.ranks import Ranks
 from verify.target import Target
 
 #: Groups in the order in which they are reported.
-GROUPS = ("schedule", "parity", "training", "ddp", "builder")
+GROUPS = ("schedule", "parity", "training", "ddp", "builder", "data", "trainer")
 REQUIREMENT = "requirement"
 HAZARD = "hazard"
 #: Carriers of ranks. ``processes`` are gloo or NCCL processes, or the ranks that torchrun started.

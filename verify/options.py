@@ -73,6 +73,8 @@ def add_options(parser: Any) -> None:
     group.addoption("--builder", metavar="MODULE:FUNCTION", help="the function that builds the target's model")
     group.addoption("--loss", metavar="MODULE:FUNCTION", help="the function that makes the target's training loss")
     group.addoption("--train-step", metavar="MODULE:FUNCTION", help="how the target's own training calls the model")
+    group.addoption("--loader", metavar="MODULE:NAME", help="what reads the target's annotations into clips")
+    group.addoption("--config", metavar="FILE", help="the configuration that the target is trained with (YAML)")
     group.addoption("--only", metavar="NAME[,NAME]", help="run these groups and checks only")
     group.addoption("--known", metavar="FILE", help="known failures (TOML), strict; 'none' for none at all")
     group.addoption("--report", metavar="FILE", help="write the report as JSON")
@@ -159,7 +161,7 @@ def read_options(given: argparse.Namespace, job: int | None) -> Options:
     Raises:
         UsageError: in one sentence, for anything that cannot be run as asked.
     """
-    target = Target(given.target, given.builder, given.loss, given.train_step)
+    target = Target(given.target, given.builder, given.loss, given.train_step, given.loader, given.config)
     try:
         loaded = load(target)  # first: the modules of checks import sam3, which may be a checkout's
         for named in (given.loss and loaded.loss, given.train_step and loaded.train_step):

@@ -27,6 +27,8 @@ DETECTOR = "sam3.model.sam3_image:Sam3ImageOnVideoMultiGPU"
 BUILDER = "sam3.model_builder:build_sam3_image_video_model"
 #: The recipe's loss, for targets that name none.
 LOSS = "reference.loss:recipe_loss"
+#: The corrected configuration of training.
+CONFIG = "video_finetune"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class _Ours:
     detector: str
     builder: str
     loss: str
+    config: str
 
 
 _OURS = {
@@ -43,8 +46,14 @@ _OURS = {
         "reference.model:Sam3ImageOnVideo",
         "reference.builder:build_sam3_image_video_model",
         "reference.loss:clip_loss",
+        CONFIG,
     ),
-    "posted": _Ours("fixtures.posted:PostedVideoDetector", "fixtures.posted:build_sam3_image_video_model", LOSS),
+    "posted": _Ours(
+        "fixtures.posted:PostedVideoDetector",
+        "fixtures.posted:build_sam3_image_video_model",
+        LOSS,
+        str(Path(__file__).parent.parent / "fixtures" / "configs" / "posted.yaml"),
+    ),
 }
 
 _SYMBOL = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
@@ -64,10 +73,15 @@ class Target:
     loss: str | None = None
     #: The target's own training step: ``step(ddp_model, batch)`` gives the outputs of a clip.
     train_step: str | None = None
+    #: What reads the annotations: ``loader(file)`` gives what sam3's datasets ask of a ``coco_json_loader``.
+    loader: str | None = None
+    #: The configuration that sam3's Trainer is run with: a YAML file.
+    config: str | None = None
 
     def options(self) -> str:
         """The command-line options that name this target."""
         named = {"--builder": self.builder, "--loss": self.loss, "--train-step": self.train_step}
+        named |= {"--loader": self.loader, "--config": self.config}
         return f"--target {self.spec}" + "".join(f" {option} {value}" for option, value in named.items() if value)
 
 
@@ -86,6 +100,8 @@ class Loaded:
     #: Where the functions are that make the loss and, if the target has one of its own, the training step.
     loss_spec: str
     train_step_spec: str | None
+    #: The configuration of training, or None where none is named and the target comes without.
+    config: str | None
     #: Other classes of the same package that have a buffer and are not verified in this run.
     also_found: tuple[str, ...]
 
@@ -230,12 +246,15 @@ def load(target: Target) -> Loaded:
             )
         builder = assemble(detector)
     loss = target.loss or (ours.loss if ours else LOSS)
+    config = target.config or (ours.config if ours else None)
+    if target.loader:
+        _callable(target.loader, "--loader")
     origin = Path(inspect.getfile(builder if detector is None else detector))
     also: tuple[str, ...] = ()
     if spec == "sam3" or within:
         package = Path(str(sys.modules["sam3"].__file__)).parent
         also = tuple(name for name in _classes_with_a_buffer(package) if name != DETECTOR)
-    return Loaded(detector, builder, own_builder, origin, loss, target.train_step, also)
+    return Loaded(detector, builder, own_builder, origin, loss, target.train_step, config, also)
 
 
 def release(target: Target) -> tuple[str, str] | None:

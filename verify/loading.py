@@ -1,0 +1,380 @@
+"""A case of the groups *data* and *trainer*: synthetic videos, how clips are drawn from them, and what arrives."""
+
+from __future__ import annotations
+
+import copy
+import io
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from inspect import isclass, signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_method, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from fixtures.trainer import MEAN, STD, dataset_of, plain_transforms
+from fixtures.videos import (
+    CATEGORIES,
+    IMAGE_ANNOTATIONS,
+    VIDEO_ANNOTATIONS,
+    Shown,
+    Videos,
+    VideoSpec,
+    look_at,
+    make_videos,
+    video_annotations,
+    write,
+)
+from reference.configuration import ConfigurationError, read_configuration
+from verify.target import CONFIG, Target, load
+
+#: sam3's own dataset of clips: what a loader is tried with where no configuration names another.
+VIDEO_DATASET = "sam3.train.data.sam3_video_dataset.VideoGroundingDataset"
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Videos, and the clips that are drawn from them. It runs on one rank."""
+
+    videos: int = 2
+    #: Frames of each video.
+    frames: int = 12
+    objects: int = 3
+    #: Frames of a clip, and the stride between them.
+    stages: int = 4
+    stride_min: int = 1
+    stride_max: int = 1
+    #: Whether clips may be played backwards.
+    reverse: bool = False
+    masks: bool = False
+    #: Most queries a frame, -1 for all.
+    max_query_num: int = -1
+    #: Whether single images are repeated as clips.
+    tiling: bool = False
+    #: Whether the configuration's own transforms are applied; else plain ones.
+    own_transforms: bool = False
+    #: The limit of a filter of queries by their objects, where the transforms have one; 0 leaves it.
+    max_num_objects: int = 0
+    #: A frame whose image file is missing, or -1.
+    missing: int = -1
+    epoch: int = 0
+    #: Of the videos.
+    seed: int = 0
+
+    @property
+    def world_size(self) -> int:
+        return 1
+
+    def spec(self) -> VideoSpec:
+        return VideoSpec(videos=self.videos, frames=self.frames, objects=self.objects, seed=self.seed)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, as JSON; the number of stages always."""
+        plain = asdict(self)
+        return {f.name: plain[f.name] for f in fields(self) if f.name == "stages" or plain[f.name] != f.default}
+
+
+def loading_from_json(data: Mapping[str, Any]) -> Loading:
+    """Read a case as ``Loading.as_json`` wrote it.
+
+    Raises:
+        ValueError: with a sentence that says what is wrong.
+    """
+    defaults = {f.name: f.default for f in fields(Loading)}
+    for name, value in data.items():
+        if name not in defaults:
+            raise ValueError(f"unknown field {name!r}; a case has {', '.join(sorted(defaults))}")
+        if type(value) is not type(defaults[name]):
+            kind = "true or false" if isinstance(defaults[name], bool) else "a whole number"
+            raise ValueError(f"{name} is {value!r}: expected {kind}")
+    case = Loading(**data)
+    case.spec()
+    return case
+
+
+# What arrives
+
+
+@dataclass(frozen=True)
+class Query:
+    """One text asked for in one frame, with what is expected."""
+
+    text: str
+    #: Index of the image in the batch, and what it shows; None where its colours are unknown.
+    image: int
+    shown: Shown | None
+    #: Left, top, right, bottom in parts of the image.
+    boxes: tuple[tuple[float, ...], ...]
+    #: The smallest boxes around the masks, the same way; None where there are no masks.
+    masks: tuple[tuple[float, ...], ...] | None = None
+
+    @property
+    def category(self) -> int | None:
+        """Number of the category that the text names."""
+        named = [number for number, name in enumerate(CATEGORIES) if name in self.text.lower()]
+        return named[0] if len(named) == 1 else None
+
+
+#: The queries of each stage of a batch.
+Stages = tuple[tuple[Query, ...], ...]
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """What a data path makes of a case: a batch a clip, all images of it, and why one did not come."""
+
+    stages: Stages
+    #: What each image of the batch shows.
+    images: tuple[Shown | None, ...]
+
+
+def _around(mask: torch.Tensor) -> tuple[float, ...]:
+    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+    if not len(rows):
+        return ()
+    height, width = mask.shape
+    return (
+        float(columns[0]) / width,
+        float(rows[0]) / height,
+        float(columns[-1] + 1) / width,
+        float(rows[-1] + 1) / height,
+    )
+
+
+def _corners(box: torch.Tensor) -> tuple[float, ...]:
+    x, y, width, height = (float(value) for value in box.flatten())
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def read_batch(batch: Any) -> Arrived:
+    """Read a collated batch: what each stage asks for, of which image, and what it expects there."""
+    images = tuple(look_at(image.float() * STD + MEAN) for image in batch.img_batch)
+    stages = []
+    for find, target in zip(batch.find_inputs, batch.find_targets, strict=True):
+        queries, start = [], 0
+        for number, (image, text) in enumerate(zip(find.img_ids.tolist(), find.text_ids.tolist(), strict=True)):
+            count = int(target.num_boxes[number])
+            masks = None
+            if target.segments is not None and len(target.segments):
+                masks = tuple(_around(mask) for mask in target.segments[start : start + count])
+            boxes = tuple(_corners(box) for box in target.boxes.view(-1, 4)[start : start + count])
+            queries.append(Query(batch.find_text_batch[text], image, images[image], boxes, masks))
+            start += count
+        stages.append(tuple(queries))
+    return Arrived(tuple(stages), images)
+
+
+# The data path of a target
+
+
+@lru_cache(maxsize=8)
+def configuration_of(target: Target) -> DictConfig:
+    """The configuration that a target is trained with.
+
+    Raises:
+        ConfigurationError: when the one that is named cannot be read.
+    """
+    named = load(target).config
+    if named is None and target.loader is None:
+        raise ConfigurationError(
+            f"{target.spec} comes without a configuration of training: name it with --config FILE.yaml, or what reads "
+            "the annotations with --loader package.module:Name"
+        )
+    config = read_configuration(named or CONFIG)
+    OmegaConf.set_struct(config, False)
+    dataset = config.trainer.data.train.dataset
+    if named is None:
+        dataset["_target_"] = VIDEO_DATASET
+        dataset.pop("seed", None)
+    if target.loader is not None:
+        dataset.coco_json_loader = {"_target_": target.loader.replace(":", "."), "_partial_": True}
+    return config
+
+
+def lacks_configuration(target: Target) -> str | None:
+    """Say why the data path of a target cannot be tried, or give None where it can."""
+    try:
+        configuration_of(target)
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
+def declares(target: Target, option: str) -> bool:
+    """Whether the target's dataset of clips takes an option: one on top of sam3's takes sam3's, too."""
+    made_by: Any = get_method(configuration_of(target).trainer.data.train.dataset["_target_"])
+    makers = (
+        [vars(base)["__init__"] for base in made_by.__mro__ if "__init__" in vars(base)]
+        if isclass(made_by)
+        else [made_by]
+    )
+    return any(option in signature(maker).parameters for maker in makers)
+
+
+@contextmanager
+def _captured() -> Iterator[io.StringIO]:
+    """Catch what is written meanwhile: sam3's datasets say there why they go on with another clip."""
+    written = io.StringIO()
+    with redirect_stdout(written), redirect_stderr(written):
+        yield written
+
+
+@lru_cache(maxsize=16)
+def _folder(spec: VideoSpec) -> tuple[tempfile.TemporaryDirectory[str], Videos]:
+    held = tempfile.TemporaryDirectory(prefix="videos-")
+    return held, make_videos(Path(held.name), spec)
+
+
+def videos_of(spec: VideoSpec) -> Videos:
+    """Videos on disk, drawn once a process."""
+    return _folder(spec)[1]
+
+
+_SIZES = ("size", "sizes", "min_size", "max_size", "resolution")
+#: Height and width of images after plain transforms: larger than the files, so that no colour is blended away.
+_SIZE = 192
+#: So many times smaller are images than a configuration makes them, for speed.
+_SMALLER = 4
+
+
+def _adapted(node: Any, name: str, case: Loading) -> Any:
+    """Make the images of a configuration's transforms smaller, and set the limit of its filters as the case has it."""
+    if isinstance(node, dict):
+        return {key: _adapted(value, key, case) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_adapted(value, name, case) for value in node]
+    if name == "max_num_objects" and case.max_num_objects:
+        return case.max_num_objects
+    if name in _SIZES and isinstance(node, int) and not isinstance(node, bool) and node >= 64 * _SMALLER:
+        return node // _SMALLER
+    return node
+
+
+def dataset_config(target: Target, case: Loading, annotations: Path | None = None) -> DictConfig:
+    """The configuration of a target's training data for a case."""
+    config = copy.deepcopy(configuration_of(target))
+    videos = videos_of(case.spec())
+    dataset = config.trainer.data.train.dataset
+    options: dict[str, Any] = {
+        "num_stages_sample": case.stages,
+        "stage_stride_min": case.stride_min,
+        "stage_stride_max": case.stride_max,
+        "random_reverse_time_axis": case.reverse,
+        "load_segmentation": case.masks,
+        "transforms": _adapted(OmegaConf.to_container(dataset.transforms, resolve=True), "", case)
+        if case.own_transforms
+        else plain_transforms(_SIZE),
+    }
+    if case.max_query_num > 0:
+        options["max_query_num"] = case.max_query_num
+    if case.tiling:
+        options["is_tiling_single_image"] = True
+    dataset_of(config, videos.folder, annotations or _annotations(target, case), **options)
+    data = config.trainer.data.train
+    data.num_workers = 0
+    if "with_seg_masks" in data.collate_fn:
+        data.collate_fn.with_seg_masks = case.masks
+    return data
+
+
+def _annotations(target: Target, case: Loading) -> Path:
+    """The file of annotations for a target's loader: COCO-video, or an image a frame where it reads only those."""
+    folder = videos_of(case.spec()).folder
+    if _reads(target) == IMAGE_ANNOTATIONS:
+        return folder / IMAGE_ANNOTATIONS
+    path = folder / VIDEO_ANNOTATIONS
+    if case.missing >= 0:
+        broken = video_annotations(videos_of(case.spec()))
+        for video in broken["videos"]:
+            video["file_names"][case.missing] = f"missing_{case.missing}.png"
+        path = write(broken, folder / f"missing_{case.missing}.json")
+    return path
+
+
+@lru_cache(maxsize=8)
+def _reads(target: Target) -> str:
+    """Which layout of annotations a target's loader reads; the first, where it reads none."""
+    folder = videos_of(Loading().spec()).folder
+    node = configuration_of(target).trainer.data.train.dataset.get("coco_json_loader")
+    if node is None:
+        return IMAGE_ANNOTATIONS  # sam3's default reads images
+    for layout in (VIDEO_ANNOTATIONS, IMAGE_ANNOTATIONS):
+        try:
+            with _captured():
+                instantiate(node)(str(folder / layout)).getDatapointIds()
+        except Exception:
+            continue
+        return layout
+    return VIDEO_ANNOTATIONS
+
+
+def loader_name(target: Target) -> str:
+    """What reads the target's annotations, as a finding names it."""
+    node = configuration_of(target).trainer.data.train.dataset.get("coco_json_loader")
+    return "COCO_FROM_JSON (sam3's default, for single images)" if node is None else str(node["_target_"])
+
+
+class NoClip(Exception):
+    """A data path raised where a clip was asked for; the cause is what it raised."""
+
+
+def _why(target: Target, error: BaseException, printed: str) -> str:
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+    said = [line.removeprefix("Exception: ") for line in printed.splitlines() if line.startswith("Exception: ")]
+    return f"{text} ({said[0]})" if said else text
+
+
+def _batch(collate: Any, clips: list[Any]) -> Arrived:
+    """Collate clips, and read the batch: the only value of what sam3's collators give."""
+    (batch,) = collate(clips).values()
+    return read_batch(batch)
+
+
+def clips_of(target: Target, case: Loading, together: bool = False) -> tuple[Arrived, ...]:
+    """Load every clip of a case by itself, or a clip of each video ``together`` in one batch.
+
+    Raises:
+        NoClip: in one line, where the data path fails.
+    """
+    with _captured() as written:
+        try:
+            data = dataset_config(target, case)
+            dataset, collate = instantiate(data.dataset), instantiate(data.collate_fn)
+            dataset.set_epoch(case.epoch)
+            loaded = tuple(_batch(collate, [dataset[index]]) for index in range(len(dataset)))
+            if not together:
+                return loaded
+            first = {clip.images[0] and clip.images[0].video: index for index, clip in reversed([*enumerate(loaded)])}
+            return (_batch(collate, [dataset[index] for index in sorted(first.values())]),)
+        except Exception as error:
+            raise NoClip(_why(target, error, written.getvalue())) from error
+
+
+def epochs_of(target: Target, case: Loading, epochs: int) -> tuple[tuple[Arrived, ...], ...]:
+    """Load every clip in each of several epochs as workers of a data loader do: from a copy of the dataset.
+
+    Raises:
+        NoClip: in one line, where the data path fails.
+    """
+    with _captured() as written:
+        try:
+            config = dataset_config(target, case)
+            config.shuffle = False
+            config.enable_distributed_sampler = False
+            data, collate = instantiate(config), instantiate(config.collate_fn)
+            seen = []
+            for epoch in range(epochs):
+                data.get_loader(epoch)
+                dataset = copy.deepcopy(data.dataset)
+                seen.append(
+                    tuple(read_batch(next(iter(collate([dataset[index]]).values()))) for index in range(len(dataset)))
+                )
+            return tuple(seen)
+        except Exception as error:
+            raise NoClip(_why(target, error, written.getvalue())) from error

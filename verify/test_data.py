@@ -1,0 +1,518 @@
+"""The data path of training: real files, the target's loader, dataset, transforms and collator, up to a batch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import partial
+
+from hypothesis import strategies as st
+
+from fixtures.ranks import Ranks
+from fixtures.videos import CATEGORIES, SIZE, Shown
+from verify.check import HAZARD, THREADS, check
+from verify.finding import Violation
+from verify.loading import (
+    Arrived,
+    Loading,
+    NoClip,
+    Query,
+    clips_of,
+    declares,
+    epochs_of,
+    lacks_configuration,
+    loader_name,
+    loading_from_json,
+    videos_of,
+)
+from verify.target import Target
+
+WorldSizes = st.SearchStrategy[int]
+Cases = st.SearchStrategy[Loading]
+Clips = tuple[Arrived, ...]
+Observe = Callable[[Loading], Clips]
+
+#: How far a box may lie off, in parts of the image: two pixels of the file, whose edges resizing blurs. From one frame
+#: to the next objects move four at least in both directions.
+NEAR = 2 / min(SIZE)
+#: Epochs in which a clip must not be drawn the same each time, and every frame be drawn at least once.
+EPOCHS = 24
+
+
+def _load(ranks: Ranks, target: Target, case: Loading) -> Clips:
+    try:
+        return clips_of(target, case)
+    except NoClip as error:
+        raise Violation(f"no clip arrives from {loader_name(target)}: {error}") from None
+
+
+data_check = partial(
+    check,
+    "data",
+    from_json=loading_from_json,
+    lacks=lacks_configuration,
+    carriers=(THREADS,),
+)
+
+
+def _drawn(target: Target, world_sizes: WorldSizes, **fixed: st.SearchStrategy[object]) -> Cases:
+    fields: dict[str, st.SearchStrategy[object]] = {
+        "stages": st.sampled_from((4, 2, 6, 3)),
+        "objects": st.sampled_from((3, 2, 4)),
+        "masks": st.booleans(),
+        "epoch": st.integers(0, 9),
+        "seed": st.integers(0, 15),
+        **fixed,
+    }
+    return st.builds(Loading, **fields)
+
+
+def _any_stride(target: Target, world_sizes: WorldSizes) -> Cases:
+    return _drawn(target, world_sizes, reverse=st.booleans(), stride_min=st.integers(1, 2)).flatmap(
+        lambda case: st.builds(replace, st.just(case), stride_max=st.integers(case.stride_min, 3))
+    )
+
+
+def _of(box: Iterable[float]) -> str:
+    return "[" + ", ".join(f"{value:.3f}" for value in box) + "]"
+
+
+def _table(clip: Arrived) -> list[list[object]]:
+    """What each stage shows and expects."""
+    rows: list[list[object]] = [["stage", "video", "frame", "text", "boxes"]]
+    for stage, queries in enumerate(clip.stages):
+        for query in queries:
+            shown = query.shown
+            rows.append(
+                [
+                    stage,
+                    shown.video if shown else "?",
+                    shown.frame if shown else "?",
+                    query.text,
+                    " ".join(_of(box) for box in query.boxes) or "none",
+                ]
+            )
+    return rows
+
+
+def _apart(one: Iterable[float], other: Iterable[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def _shown(query: Query, stage: int, clip: Arrived) -> Shown:
+    if query.shown is None:
+        raise Violation(
+            f"stage {stage} is given an image that shows none of the videos' frames",
+            frame=stage,
+            tensor="img_batch",
+            table=_table(clip),
+        )
+    return query.shown
+
+
+def _assert_stages(clip: Arrived, count: int) -> None:
+    """Every stage is there, and asks for the same texts in the same order."""
+    if len(clip.stages) != count:
+        raise Violation(
+            f"{len(clip.stages)} stages arrive for a clip of {count} frames", expected=count, got=len(clip.stages)
+        )
+    first = [query.text for query in clip.stages[0]]
+    for stage, queries in enumerate(clip.stages):
+        texts = [query.text for query in queries]
+        if texts != first or not texts:
+            raise Violation(
+                f"stage {stage} asks for other texts than stage 0",
+                frame=stage,
+                tensor="text_ids",
+                expected=", ".join(first),
+                got=", ".join(texts) or "none",
+                table=_table(clip),
+            )
+
+
+def _assert_own_objects(clip: Arrived, target: Target, case: Loading) -> None:
+    """Each query expects the objects of its category that its own image shows, where the image shows them."""
+    videos = videos_of(case.spec())
+    for stage, queries in enumerate(clip.stages):
+        for query in queries:
+            shown = _shown(query, stage, clip)
+            if query.category is None:
+                raise Violation(f"stage {stage} asks for {query.text!r}, which is none of {', '.join(CATEGORIES)}")
+            tracks = videos.tracks[shown.video]
+            right = {number: box for number, box in shown.boxes.items() if tracks[number].category == query.category}
+            where = f"frame {shown.frame} of video {shown.video}, {query.text!r}"
+            for box in query.boxes:
+                if not right or min(_apart(box, other) for other in right.values()) > NEAR:
+                    raise Violation(
+                        f"stage {stage} ({where}) expects a box where its image shows no such object",
+                        frame=stage,
+                        tensor="boxes",
+                        expected=" ".join(_of(other) for other in right.values()) or "none",
+                        got=_of(box),
+                        table=_table(clip),
+                    )
+            if len(query.boxes) != len(right):
+                raise Violation(
+                    f"stage {stage} ({where}) expects {len(query.boxes)} objects where its image shows {len(right)}",
+                    frame=stage,
+                    tensor="num_boxes",
+                    expected=len(right),
+                    got=len(query.boxes),
+                    table=_table(clip),
+                )
+            for box, mask in zip(query.boxes, query.masks or (), strict=False):
+                if not mask or _apart(box, mask) > NEAR:
+                    raise Violation(
+                        f"stage {stage} ({where}) expects a mask that does not lie in its box",
+                        frame=stage,
+                        tensor="segments",
+                        expected=_of(box),
+                        got=_of(mask) if mask else "an empty mask",
+                        table=_table(clip),
+                    )
+
+
+def _assert_in_order(clip: Arrived, case: Loading) -> int:
+    """The stages show one video at one stride; gives the stride, below 0 where the clip runs backwards."""
+    shown = [_shown(queries[0], stage, clip) for stage, queries in enumerate(clip.stages)]
+    frames = [image.frame for image in shown]
+    videos = {image.video for image in shown}
+    for stage, queries in enumerate(clip.stages):
+        if len({query.image for query in queries}) > 1:
+            raise Violation(f"the queries of stage {stage} are of different images", frame=stage, table=_table(clip))
+    steps = {later - earlier for earlier, later in itertools.pairwise(frames)}
+    if len(videos) > 1 or len(steps) > 1 or 0 in steps:
+        raise Violation(
+            "the stages do not run through one video at one stride",
+            tensor="img_ids",
+            expected="one video, equal steps",
+            got=f"videos {sorted(videos)}, frames {frames}",
+            table=_table(clip),
+        )
+    step = steps.pop() if steps else case.stride_min
+    # A video too short for the stride is sampled as widely as it can be.
+    widest = (case.frames - 1) // max(1, case.stages - 1)
+    low, high = min(case.stride_min, widest), min(case.stride_max, widest)
+    if not low <= abs(step) <= high or (step < 0 and not case.reverse):
+        direction = " or backwards" if case.reverse else ", forwards"
+        raise Violation(
+            f"the stages run at a stride of {step}",
+            tensor="img_ids",
+            expected=f"{low} to {high}{direction}",
+            got=f"frames {frames}",
+            table=_table(clip),
+        )
+    return step
+
+
+@data_check(lambda target, sizes: _drawn(target, sizes), _load, cost=5)
+def test_loader_makes_clips(case: Loading, observe: Observe, target: Target) -> None:
+    """The loader and the dataset make a clip of every video, of as many frames as are asked for.
+
+    A loader for single images makes datapoints of one frame, and sam3's dataset of clips tries a hundred of them
+    before it ends without the reason. What cannot make clips has to say so at once.
+    """
+    clips = observe(case)
+    if len(clips) < case.videos:
+        raise Violation("there are videos of which no clip is made", expected=case.videos, got=len(clips))
+    for clip in clips:
+        if len(clip.stages) != case.stages:
+            raise Violation(
+                f"{loader_name(target)} makes a clip of {len(clip.stages)} frames",
+                expected=case.stages,
+                got=len(clip.stages),
+            )
+
+
+@data_check(_any_stride, _load, cost=2)
+def test_clip_stages(case: Loading, observe: Observe, target: Target) -> None:
+    """The stages of a clip run through one video in time order, at a stride within bounds, or backwards where asked.
+
+    Frames in another order, or of another video, are a clip that never was; what the model would learn of motion from
+    it later is wrong.
+    """
+    for clip in observe(case):
+        _assert_stages(clip, case.stages)
+        _assert_in_order(clip, case)
+
+
+@data_check(_any_stride, _load, cost=2)
+def test_own_objects(case: Loading, observe: Observe, target: Target) -> None:
+    """Each stage expects its own frame's objects, with their boxes and masks, and is asked for every category.
+
+    Also where the clip runs backwards, and where a category is not seen in a frame: then nothing is expected, and
+    asked all the same. Targets of a neighbouring frame lie so near that a falling loss does not show them.
+    """
+    for clip in observe(case):
+        _assert_stages(clip, case.stages)
+        _assert_own_objects(clip, target, case)
+
+
+def _load_together(ranks: Ranks, target: Target, case: Loading) -> Clips:
+    try:
+        return clips_of(target, case, together=True)
+    except NoClip as error:
+        raise Violation(f"no batch of clips arrives from {loader_name(target)}: {error}") from None
+
+
+@data_check(lambda target, sizes: _drawn(target, sizes, videos=st.integers(2, 3)), _load_together, cost=2)
+def test_clips_apart(case: Loading, observe: Observe, target: Target) -> None:
+    """Clips in a batch keep their own images, texts and targets apart, in every stage.
+
+    Their images lie one behind the other in one tensor and their texts in one list; an index that forgets the clips
+    before it trains one video on another's objects.
+    """
+    (batch,) = observe(case)
+    _assert_stages(batch, case.stages)
+    _assert_own_objects(batch, target, case)
+    for stage, queries in enumerate(batch.stages):
+        of_image: dict[int, int] = {}
+        for query in queries:
+            of_image[query.image] = of_image.get(query.image, 0) + 1
+        videos = [shown.video for image in of_image if (shown := batch.images[image]) is not None]
+        if len(of_image) != case.videos or sorted(videos) != list(range(case.videos)):
+            raise Violation(
+                f"stage {stage} of a batch of {case.videos} clips is not of one frame a clip",
+                frame=stage,
+                tensor="img_ids",
+                expected=f"a frame of each of {case.videos} videos",
+                got=f"frames of videos {sorted(videos)}",
+                table=_table(batch),
+            )
+
+
+def _load_epochs(ranks: Ranks, target: Target, case: Loading) -> tuple[Clips, ...]:
+    try:
+        return epochs_of(target, case, EPOCHS)
+    except NoClip as error:
+        raise Violation(f"no clip arrives from {loader_name(target)}: {error}") from None
+
+
+def _sampled(target: Target, world_sizes: WorldSizes) -> Cases:
+    return st.builds(
+        Loading,
+        stages=st.sampled_from((3, 2)),
+        frames=st.sampled_from((8, 6)),
+        stride_max=st.integers(1, 2),
+        reverse=st.booleans(),
+        objects=st.just(1),
+        seed=st.integers(0, 15),
+    )
+
+
+@data_check(_sampled, _load_epochs, cost=10)
+def test_sampling(case: Loading, observe: Callable[[Loading], tuple[Clips, ...]], target: Target) -> None:
+    """Epoch by epoch other clips are drawn of a video, until each of its frames has been in one.
+
+    As a data loader's workers draw them, which start every epoch from a copy of the dataset: one that is not told the
+    epoch, or does not listen, draws the same clip of a video in every epoch, and trains on few of its frames.
+    """
+    epochs = observe(case)
+    for index in range(len(epochs[0])):
+        drawn = [[shown.frame for shown in clips[index].images if shown is not None] for clips in epochs]
+        if all(frames == drawn[0] for frames in drawn):
+            raise Violation(
+                f"clip {index} is the same in each of {len(epochs)} epochs",
+                expected="another first frame, stride or direction",
+                got=f"frames {drawn[0]}",
+            )
+        never = sorted(set(range(case.frames)) - {frame for frames in drawn for frame in frames})
+        if never:
+            raise Violation(
+                f"frame {never[0]} is not in clip {index} in any of {len(epochs)} epochs",
+                frame=never[0],
+                expected=f"all of frames 0 to {case.frames - 1}",
+                got=f"never: {never}",
+            )
+        directions = {(frames[-1] > frames[0]) for frames in drawn}
+        if case.reverse and len(directions) < 2:
+            raise Violation(
+                f"clip {index} never runs {'backwards' if True in directions else 'forwards'}",
+                expected=f"both directions in {len(epochs)} epochs",
+            )
+
+
+def _transformed(target: Target, world_sizes: WorldSizes) -> Cases:
+    return _drawn(target, world_sizes, own_transforms=st.just(True), reverse=st.booleans())
+
+
+@data_check(_transformed, _load, cost=5)
+def test_transforms_keep_targets(case: Loading, observe: Observe, target: Target) -> bool:
+    """After the configuration's own transforms, boxes and masks still lie on the objects that the image shows.
+
+    Whatever a transform does to an image it has to do to its targets, also in clips.
+    """
+    clips = observe(case)
+    if any(shown is None for clip in clips for shown in clip.images):
+        return False  # colours are changed: nothing can be told from them
+    for clip in clips:
+        _assert_own_objects(clip, target, case)
+    return True
+
+
+def _placement(query: Query, case: Loading) -> list[tuple[float, float, float, float]]:
+    """Scale and place (x, y) that take each object of a frame from its file into the image, by its box."""
+    assert query.shown is not None
+    tracks = videos_of(case.spec()).tracks[query.shown.video]
+    found = []
+    for number, box in query.shown.boxes.items():
+        before = tracks[number].box(query.shown.frame)
+        if before is not None:
+            left, top, width, height = before
+            scale_x, scale_y = (box[2] - box[0]) * SIZE[0] / width, (box[3] - box[1]) * SIZE[1] / height
+            middle_x, middle_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
+            found.append(
+                (
+                    scale_x,
+                    scale_y,
+                    middle_x - scale_x * (left + width / 2) / SIZE[0],
+                    middle_y - scale_y * (top + height / 2) / SIZE[1],
+                )
+            )
+    return found
+
+
+@data_check(_transformed, _load, cost=5)
+def test_frames_alike(case: Loading, observe: Observe, target: Target) -> bool:
+    """The configuration's transforms resize, crop, flip and pad all frames of a clip alike.
+
+    The image recipe draws a size and a place for each image by itself (``consistent_transform: False``). In a clip,
+    objects then jump and change their size from frame to frame, which no video does.
+    """
+    compared = False
+    for clip in observe(case):
+        if any(shown is None for shown in clip.images):
+            continue
+        placed = [(stage, place) for stage, queries in enumerate(clip.stages) for place in _placement(queries[0], case)]
+        for stage, place in placed:
+            compared = compared or stage != placed[0][0]
+            # An object is some ten pixels wide: its scale is known to a tenth or two, its place better.
+            off = [abs(a - b) for a, b in zip(place, placed[0][1], strict=True)]
+            if max(off[:2]) > 0.25 or max(off[2:]) > 0.15:
+                first = placed[0]
+                raise Violation(
+                    f"stage {stage} is resized or placed otherwise than stage {first[0]}",
+                    frame=stage,
+                    tensor="img_batch",
+                    expected="scale {:.2f} x {:.2f}, place {:.2f}, {:.2f}".format(*first[1]),
+                    got="scale {:.2f} x {:.2f}, place {:.2f}, {:.2f}".format(*place),
+                    table=_table(clip),
+                )
+    return compared
+
+
+def _load_or_refuse(ranks: Ranks, target: Target, case: Loading) -> Clips | str:
+    """Clips, or in one line why there are none."""
+    try:
+        return clips_of(target, case)
+    except NoClip as error:
+        return str(error)
+
+
+def _filtered(target: Target, world_sizes: WorldSizes) -> Cases:
+    limits = st.sampled_from((1, 0))
+    return _drawn(target, world_sizes, own_transforms=st.just(True), objects=st.just(4), max_num_objects=limits)
+
+
+@data_check(_filtered, _load_or_refuse, cost=3)
+def test_filters_keep_stages(case: Loading, observe: Callable[[Loading], Clips | str], target: Target) -> None:
+    """No filter of the configuration's transforms leaves a stage empty or with fewer queries than the others unsaid.
+
+    Stages pair by their queries: one that lacks the third text pairs the fourth with it from there on. A data path that
+    refuses such a clip with an error is right, too.
+    """
+    loaded = observe(case)
+    plain = observe(replace(case, own_transforms=False, max_num_objects=0))
+    if isinstance(plain, str):
+        raise Violation(f"no clip arrives from {loader_name(target)}: {plain}")
+    if isinstance(loaded, str):
+        return
+    for clip in loaded:
+        counts = [len(queries) for queries in clip.stages]
+        if len(counts) != case.stages or len(set(counts)) > 1:
+            limit = f", where max_num_objects is {case.max_num_objects}" if case.max_num_objects else ""
+            raise Violation(
+                f"after the transforms the stages are uneven{limit}",
+                expected=f"{case.stages} stages of equally many queries",
+                got=f"queries by stage: {counts}",
+                table=_table(clip),
+            )
+        _assert_stages(clip, case.stages)
+
+
+def _limited(target: Target, world_sizes: WorldSizes) -> Cases:
+    tiled = st.builds(
+        Loading, frames=st.just(1), stages=st.integers(2, 4), tiling=st.just(True), seed=st.integers(0, 15)
+    )
+    limited = _drawn(target, world_sizes, max_query_num=st.integers(1, 2))
+    return st.one_of(
+        *([limited] if declares(target, "max_query_num") else []),
+        *([tiled] if declares(target, "is_tiling_single_image") else []),
+    )
+
+
+def _lacks_limits(target: Target) -> str | None:
+    lacks = lacks_configuration(target)
+    if lacks is None and not (declares(target, "max_query_num") or declares(target, "is_tiling_single_image")):
+        return "the dataset has neither of the options max_query_num and is_tiling_single_image"
+    return lacks
+
+
+@data_check(_limited, _load_or_refuse, lacks=_lacks_limits, cost=3)
+def test_tiling_and_query_limit(case: Loading, observe: Callable[[Loading], Clips | str], target: Target) -> None:
+    """The dataset's options for repeating single images and for fewer queries do what they say, or are refused by name.
+
+    Both of sam3 0.1.4's fail on what its datapoints no longer have.
+    """
+    option = "is_tiling_single_image" if case.tiling else "max_query_num"
+    loaded = observe(case)
+    if isinstance(loaded, str):
+        if option not in loaded:
+            raise Violation(
+                f"{option} fails, and the error does not name it", expected="clips, or a refusal", got=loaded
+            )
+        return
+    for clip in loaded:
+        _assert_stages(clip, case.stages)
+        _assert_own_objects(clip, target, case)
+        if case.tiling:
+            frames = {(shown.video, shown.frame) for shown in clip.images if shown is not None}
+            if len(frames) != 1:
+                raise Violation(f"{option} makes a clip of different frames", got=sorted(frames))
+        elif len(clip.stages[0]) > case.max_query_num:
+            raise Violation(
+                f"{option} leaves more queries than asked for", expected=case.max_query_num, got=len(clip.stages[0])
+            )
+
+
+def _with_a_gap(target: Target, world_sizes: WorldSizes) -> Cases:
+    return st.builds(
+        Loading,
+        frames=st.just(4),
+        stages=st.just(4),
+        missing=st.integers(0, 3),
+        seed=st.integers(0, 3),
+        objects=st.just(1),
+    )
+
+
+@data_check(_with_a_gap, _load_or_refuse, cost=5, kind=HAZARD)
+def test_missing_frames(case: Loading, observe: Callable[[Loading], Clips | str], target: Target) -> None:
+    """An image file that is missing ends loading with an error that names it.
+
+    sam3's own dataset goes on with another clip and only writes to the standard error: a folder half copied trains
+    for days on the other half.
+    """
+    plain = observe(replace(case, missing=-1))
+    if isinstance(plain, str):
+        raise Violation(f"no clip arrives from {loader_name(target)}: {plain}")
+    loaded = observe(case)
+    name = f"missing_{case.missing}.png"
+    if not isinstance(loaded, str) or name not in loaded:
+        raise Violation(
+            "an image file is missing, and loading does not say which",
+            frame=case.missing,
+            expected=f"an error that names {name}",
+            got=loaded if isinstance(loaded, str) else f"{len(loaded)} clips",
+        )

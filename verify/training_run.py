@@ -1,0 +1,169 @@
+"""A case of the group *trainer*, and what sam3's Trainer does with a target's configuration on real ranks."""
+
+from __future__ import annotations
+
+import tempfile
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from fixtures.ranks import Ranks
+from fixtures.trainer import Schedule, Trained, at_toy_width, only_rank, run_trainer
+from fixtures.videos import VideoSpec, make_videos, video_annotations, write
+from verify.check import Observation
+from verify.clip_forward import lacks_clip_forward
+from verify.finding import Violation
+from verify.loading import configuration_of, lacks_configuration
+from verify.target import Target, load
+
+
+@dataclass(frozen=True)
+class Run:
+    """Videos and how long to train on them; each clip is a whole video, or every second frame of it."""
+
+    world_size: int = 2
+    videos: int = 4
+    #: Frames of a clip.
+    frames: int = 4
+    #: Whether the frames between those of a clip are held out.
+    hold_out: bool = False
+    epochs: int = 2
+    #: Clips in a step, over all ranks.
+    batch: int = 2
+    objects: int = 2
+    seed: int = 0
+
+    def schedule(self, ranks: int) -> Schedule:
+        return Schedule(self.epochs, self.frames, max(1, self.batch // ranks), self.seed)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, as JSON; the world size always."""
+        plain = asdict(self)
+        return {f.name: plain[f.name] for f in fields(self) if f.name == "world_size" or plain[f.name] != f.default}
+
+
+def run_from_json(data: Mapping[str, Any]) -> Run:
+    """Read a case as ``Run.as_json`` wrote it.
+
+    Raises:
+        ValueError: with a sentence that says what is wrong.
+    """
+    plain = asdict(Run())
+    for name, value in data.items():
+        if name not in plain:
+            raise ValueError(f"unknown field {name!r}; a case has {', '.join(sorted(plain))}")
+        if type(value) is not type(plain[name]) or (not isinstance(value, bool) and value < (name != "seed")):
+            raise ValueError(f"{name} is {value!r}: expected {'true or false' if name == 'hold_out' else 'a number'}")
+    return Run(**data)
+
+
+def lacks_trainer(target: Target) -> str | None:
+    """Say why a target cannot be trained with sam3's Trainer, or give None where it can."""
+    if lacks := lacks_configuration(target):
+        return lacks
+    return lacks_clip_forward(target) if load(target).config is None else None
+
+
+def builder_of(spec: str, builder: str | None) -> Any:
+    """Give a target's builder, where a configuration asks for it by name."""
+    return load(Target(spec, builder)).builder
+
+
+def _builder_node(target: Target) -> dict[str, Any] | None:
+    """What makes the builder of the model: the target's own, where its configuration names none or another is named."""
+    if target.builder is None and load(target).config is not None:
+        return None
+    return {"_target_": f"{__name__}.builder_of", "spec": target.spec, "builder": target.builder}
+
+
+@dataclass(frozen=True)
+class Both:
+    """Two runs of one rank, of which the second is what the first should equal."""
+
+    one: Trained
+    other: Trained
+
+
+class _Work:
+    """Videos and folders of a run: shared by its ranks, and gone afterwards."""
+
+    def __init__(self, folder: Path, target: Target, case: Run) -> None:
+        self.folder, self.target, self.case = folder, target, case
+        frames = 2 * case.frames if case.hold_out else case.frames
+        spec = VideoSpec(
+            videos=case.videos,
+            frames=frames,
+            objects=case.objects,
+            always_there=True,
+            speed=(0.5, 1.0) if case.hold_out else (4.0, 7.0),
+            seed=case.seed,
+        )
+        self.spec = spec
+        self.annotations = folder / "train.json"
+        self.held_out = folder / "held_out.json" if case.hold_out else None
+        if dist.get_rank() == 0:
+            videos = make_videos(folder, spec)
+            step = 2 if case.hold_out else 1
+            write(video_annotations(videos, range(0, frames, step)), self.annotations)
+            if self.held_out:
+                write(video_annotations(videos, range(1, frames, step)), self.held_out)
+        dist.barrier()
+
+    def configuration(self, output: str, ranks: int) -> Any:
+        return at_toy_width(
+            configuration_of(self.target),
+            _builder_node(self.target),
+            self.folder,
+            self.annotations,
+            self.folder / output,
+            self.case.schedule(ranks),
+        )
+
+
+def train_once(rank: int, world_size: int, folder: str, target: Target, case: Run) -> Trained:
+    """Train; with the boxes' L1 on the frames held out, where the case holds any out."""
+    work = _Work(Path(folder), target, case)
+    return _run(work, "run", world_size, held_out=work.held_out)
+
+
+def train_twice(rank: int, world_size: int, folder: str, target: Target, case: Run) -> Both:
+    """Train, stop in the middle and go on; and train without a stop."""
+    work = _Work(Path(folder), target, case)
+    per_epoch = case.videos // case.batch
+    before = _run(work, "stopped", world_size, stop_after=per_epoch * (case.epochs // 2))
+    after = _run(work, "stopped", world_size)
+    unbroken = _run(work, "unbroken", world_size)
+    return Both(Trained(before.steps + after.steps), unbroken)
+
+
+def train_alone(rank: int, world_size: int, folder: str, target: Target, case: Run) -> Both:
+    """Train on all ranks together; and each rank by itself on the same batches."""
+    work = _Work(Path(folder), target, case)
+    together = _run(work, "together", world_size, gradients=1)
+    with only_rank():
+        alone = _run(work, f"alone_{rank}", 1, gradients=1)
+    return Both(together, alone)
+
+
+def _run(work: _Work, output: str, ranks: int, **options: Any) -> Trained:
+    try:
+        return run_trainer(work.configuration(output, ranks), **options)
+    except Exception as error:
+        lines = str(error).strip().splitlines()
+        text = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        details = "".join(traceback.format_exception(error)[-4:])
+        raise Violation(f"the Trainer does not train with this configuration: {text}", details=details) from error
+
+
+def on_ranks(function: Any) -> Observation:
+    """Make an observation of a function that all ranks run, in a folder that they share."""
+
+    def observe(ranks: Ranks, target: Target, case: Run) -> Any:
+        with tempfile.TemporaryDirectory(prefix="training-") as folder:
+            return [result.value for result in ranks.run(function, case.world_size, folder, target, case)]
+
+    return observe
