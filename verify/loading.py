@@ -21,10 +21,12 @@ from fixtures.trainer import MEAN, STD, dataset_of, plain_transforms
 from fixtures.videos import (
     CATEGORIES,
     IMAGE_ANNOTATIONS,
+    SIZE,
     VIDEO_ANNOTATIONS,
     Shown,
     Videos,
     VideoSpec,
+    image_annotations,
     look_at,
     make_videos,
     video_annotations,
@@ -60,7 +62,7 @@ class Loading:
     own_transforms: bool = False
     #: The limit of a filter of queries by their objects, where the transforms have one; 0 leaves it.
     max_num_objects: int = 0
-    #: A frame whose image file is missing, or -1.
+    #: A frame of the first video whose image file is missing, or -1.
     missing: int = -1
     epoch: int = 0
     #: Of the videos.
@@ -255,8 +257,8 @@ def _adapted(node: Any, name: str, case: Loading) -> Any:
     return node
 
 
-def dataset_config(target: Target, case: Loading, annotations: Path | None = None) -> DictConfig:
-    """The configuration of a target's training data for a case."""
+def dataset_config(target: Target, case: Loading, size: int = _SIZE) -> DictConfig:
+    """The configuration of a target's training data for a case; plain transforms make images of ``size`` pixels."""
     config = copy.deepcopy(configuration_of(target))
     videos = videos_of(case.spec())
     dataset = config.trainer.data.train.dataset
@@ -268,13 +270,13 @@ def dataset_config(target: Target, case: Loading, annotations: Path | None = Non
         "load_segmentation": case.masks,
         "transforms": _adapted(OmegaConf.to_container(dataset.transforms, resolve=True), "", case)
         if case.own_transforms
-        else plain_transforms(_SIZE),
+        else plain_transforms(size),
     }
     if case.max_query_num > 0:
         options["max_query_num"] = case.max_query_num
     if case.tiling:
         options["is_tiling_single_image"] = True
-    dataset_of(config, videos.folder, annotations or _annotations(target, case), **options)
+    dataset_of(config, videos.folder, _annotations(target, case), **options)
     data = config.trainer.data.train
     data.num_workers = 0
     if "with_seg_masks" in data.collate_fn:
@@ -284,16 +286,17 @@ def dataset_config(target: Target, case: Loading, annotations: Path | None = Non
 
 def _annotations(target: Target, case: Loading) -> Path:
     """The file of annotations for a target's loader: COCO-video, or an image a frame where it reads only those."""
-    folder = videos_of(case.spec()).folder
-    if _reads(target) == IMAGE_ANNOTATIONS:
-        return folder / IMAGE_ANNOTATIONS
-    path = folder / VIDEO_ANNOTATIONS
-    if case.missing >= 0:
-        broken = video_annotations(videos_of(case.spec()))
-        for video in broken["videos"]:
-            video["file_names"][case.missing] = f"missing_{case.missing}.png"
-        path = write(broken, folder / f"missing_{case.missing}.json")
-    return path
+    videos, layout = videos_of(case.spec()), _reads(target)
+    if case.missing < 0:
+        return videos.folder / layout
+    name = f"missing_{case.missing}.png"
+    if layout == IMAGE_ANNOTATIONS:
+        broken = image_annotations(videos)
+        broken["images"][case.missing]["file_name"] = name
+    else:
+        broken = video_annotations(videos)
+        broken["videos"][0]["file_names"][case.missing] = name
+    return write(broken, videos.folder / f"missing_{case.missing}_{layout}")
 
 
 @lru_cache(maxsize=8)
@@ -364,7 +367,7 @@ def epochs_of(target: Target, case: Loading, epochs: int) -> tuple[tuple[Arrived
     """
     with _captured() as written:
         try:
-            config = dataset_config(target, case)
+            config = dataset_config(target, case, size=SIZE[1])  # enough to tell frames apart
             config.shuffle = False
             config.enable_distributed_sampler = False
             data, collate = instantiate(config), instantiate(config.collate_fn)

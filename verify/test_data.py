@@ -36,8 +36,9 @@ Observe = Callable[[Loading], Clips]
 #: How far a box may lie off, in parts of the image: two pixels of the file, whose edges resizing blurs. From one frame
 #: to the next objects move four at least in both directions.
 NEAR = 2 / min(SIZE)
-#: Epochs in which a clip must not be drawn the same each time, and every frame be drawn at least once.
-EPOCHS = 24
+#: Epochs in which every frame has to be drawn at least once: for one that a fourth of the clips have, the odds that
+#: chance alone leaves it out are below one in 10**9.
+EPOCHS = 80
 
 
 def _load(ranks: Ranks, target: Target, case: Loading) -> Clips:
@@ -292,10 +293,10 @@ def _load_epochs(ranks: Ranks, target: Target, case: Loading) -> tuple[Clips, ..
 def _sampled(target: Target, world_sizes: WorldSizes) -> Cases:
     return st.builds(
         Loading,
-        stages=st.sampled_from((3, 2)),
-        frames=st.sampled_from((8, 6)),
+        stages=st.just(3),
+        frames=st.sampled_from((6, 5)),
         stride_max=st.integers(1, 2),
-        reverse=st.booleans(),
+        reverse=st.just(True),
         objects=st.just(1),
         seed=st.integers(0, 15),
     )
@@ -326,7 +327,7 @@ def test_sampling(case: Loading, observe: Callable[[Loading], tuple[Clips, ...]]
                 got=f"never: {never}",
             )
         directions = {(frames[-1] > frames[0]) for frames in drawn}
-        if case.reverse and len(directions) < 2:
+        if len(directions) < 2:
             raise Violation(
                 f"clip {index} never runs {'backwards' if True in directions else 'forwards'}",
                 expected=f"both directions in {len(epochs)} epochs",
@@ -351,26 +352,39 @@ def test_transforms_keep_targets(case: Loading, observe: Observe, target: Target
     return True
 
 
-def _placement(query: Query, case: Loading) -> list[tuple[float, float, float, float]]:
-    """Scale and place (x, y) that take each object of a frame from its file into the image, by its box."""
+#: Scale and place in both directions.
+Placement = tuple[float, float, float, float]
+
+
+def _placements(query: Query, case: Loading, flipped: tuple[int, int]) -> list[Placement]:
+    """What takes each object of a frame from its file into the image, by its box; -1 where the axis is flipped."""
     assert query.shown is not None
     tracks = videos_of(case.spec()).tracks[query.shown.video]
     found = []
     for number, box in query.shown.boxes.items():
         before = tracks[number].box(query.shown.frame)
         if before is not None:
-            left, top, width, height = before
-            scale_x, scale_y = (box[2] - box[0]) * SIZE[0] / width, (box[3] - box[1]) * SIZE[1] / height
-            middle_x, middle_y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-            found.append(
-                (
-                    scale_x,
-                    scale_y,
-                    middle_x - scale_x * (left + width / 2) / SIZE[0],
-                    middle_y - scale_y * (top + height / 2) / SIZE[1],
-                )
-            )
+            scales, places = [], []
+            for axis, side in enumerate(SIZE):
+                scale = flipped[axis] * (box[axis + 2] - box[axis]) * side / before[axis + 2]
+                middle = (before[axis] + before[axis + 2] / 2) / side
+                scales.append(scale)
+                places.append((box[axis] + box[axis + 2]) / 2 - scale * middle)
+            found.append((scales[0], scales[1], places[0], places[1]))
     return found
+
+
+def _other_placement(clip: Arrived, case: Loading, flipped: tuple[int, int]) -> tuple[int, Placement, Placement] | None:
+    """The first stage of a clip that is placed otherwise than the first, with both placements; None where all agree."""
+    placed = [
+        (stage, place) for stage, queries in enumerate(clip.stages) for place in _placements(queries[0], case, flipped)
+    ]
+    for stage, place in placed:
+        # An object is some twenty pixels wide: its scale is known to a tenth or two, its place better.
+        off = [abs(a - b) for a, b in zip(place, placed[0][1], strict=True)]
+        if max(off[:2]) > 0.25 or max(off[2:]) > 0.15:
+            return stage, placed[0][1], place
+    return None
 
 
 @data_check(_transformed, _load, cost=5)
@@ -384,21 +398,19 @@ def test_frames_alike(case: Loading, observe: Observe, target: Target) -> bool:
     for clip in observe(case):
         if any(shown is None for shown in clip.images):
             continue
-        placed = [(stage, place) for stage, queries in enumerate(clip.stages) for place in _placement(queries[0], case)]
-        for stage, place in placed:
-            compared = compared or stage != placed[0][0]
-            # An object is some ten pixels wide: its scale is known to a tenth or two, its place better.
-            off = [abs(a - b) for a, b in zip(place, placed[0][1], strict=True)]
-            if max(off[:2]) > 0.25 or max(off[2:]) > 0.15:
-                first = placed[0]
-                raise Violation(
-                    f"stage {stage} is resized or placed otherwise than stage {first[0]}",
-                    frame=stage,
-                    tensor="img_batch",
-                    expected="scale {:.2f} x {:.2f}, place {:.2f}, {:.2f}".format(*first[1]),
-                    got="scale {:.2f} x {:.2f}, place {:.2f}, {:.2f}".format(*place),
-                    table=_table(clip),
-                )
+        compared = compared or sum(bool(shown and shown.boxes) for shown in clip.images) > 1
+        # Flipped or not: whichever explains all frames.
+        others = [_other_placement(clip, case, flipped) for flipped in itertools.product((1, -1), repeat=2)]
+        if None not in others and others[0] is not None:
+            stage, first, place = others[0]
+            raise Violation(
+                f"stage {stage} is resized or placed otherwise than the stages before it",
+                frame=stage,
+                tensor="img_batch",
+                expected="scale {:.2f} x {:.2f}, place {:.2f}, {:.2f}".format(*first),
+                got="scale {:.2f} x {:.2f}, place {:.2f}, {:.2f}".format(*place),
+                table=_table(clip),
+            )
     return compared
 
 
@@ -468,6 +480,9 @@ def test_tiling_and_query_limit(case: Loading, observe: Callable[[Loading], Clip
     option = "is_tiling_single_image" if case.tiling else "max_query_num"
     loaded = observe(case)
     if isinstance(loaded, str):
+        plain = observe(replace(case, tiling=False, max_query_num=-1, frames=Loading.frames))
+        if isinstance(plain, str):
+            raise Violation(f"no clip arrives from {loader_name(target)}: {plain}")
         if option not in loaded:
             raise Violation(
                 f"{option} fails, and the error does not name it", expected="clips, or a refusal", got=loaded

@@ -1,0 +1,96 @@
+"""Each check of the data path fails on the bug it is for, says so in its words, and passes on variants that conform."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fixtures.forks.loading import BUGS, CONFORMING, Fork, write_configuration
+from verify.check import THREADS, registered
+from verify.gate import Carriers, Gate
+from verify.loading import Loading, loading_from_json
+from verify.profile import Profile
+from verify.result import FAILED, NOT_PROVIDED, NOT_TRIGGERED, PASSED, Result
+from verify.target import Target
+
+pytest_plugins = ["tests.judging"]
+
+#: As many cases as the gate draws by default, and no time for making a failing one smaller.
+SEEDED = Profile("seeded", examples=25, process_examples=2, shrink_seconds=0.0)
+CHECKS = [name for name, check in registered().items() if check.group == "data"]
+DATA_BUGS = {name: bug for name, bug in BUGS.items() if bug.check in CHECKS}
+#: What sam3's own dataset does wrong besides.
+SAMS_OWN = {"test_tiling_and_query_limit", "test_missing_frames"}
+
+
+def judge(target: Target, check: str, carriers: Carriers) -> Result:
+    return Gate(target, carriers, SEEDED).judge(registered()[check], THREADS)
+
+
+@pytest.mark.parametrize("bug", DATA_BUGS.values(), ids=list(DATA_BUGS))
+def test_bug_is_caught(bug: Fork, carriers: Carriers, tmp_path: Path) -> None:
+    target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", bug)))
+    result = judge(target, bug.check, carriers)
+    assert result.outcome == FAILED, result
+    assert result.finding is not None
+    assert re.search(bug.says, result.finding.message), result.finding.render()
+    again = Gate(target, carriers, SEEDED, case=loading_from_json(result.finding.case))
+    assert again.judge(registered()[bug.check], THREADS).outcome == FAILED
+
+
+@pytest.mark.parametrize("name", CONFORMING)
+def test_variant_passes(name: str, carriers: Carriers, tmp_path: Path) -> None:
+    target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", CONFORMING[name])))
+    results = {check: judge(target, check, carriers) for check in CHECKS}
+    passed = {check for check, result in results.items() if result.outcome == PASSED}
+    # Where a transform changes colours, nothing can be told from them.
+    blind = {check for check, result in results.items() if result.outcome == NOT_TRIGGERED}
+    assert blind <= ({"test_transforms_keep_targets", "test_frames_alike"} if name == "colours_changed" else set())
+    other = SAMS_OWN if name == "PlainWithEpochs" else set()
+    assert {check: results[check] for check in CHECKS if check not in passed | blind | other} == {}
+
+
+def test_reference_passes(carriers: Carriers) -> None:
+    assert {judge(Target("reference"), check, carriers).outcome for check in CHECKS} == {PASSED}
+
+
+def test_posted_gets_no_clip(carriers: Carriers) -> None:
+    for check in CHECKS:
+        result = judge(Target("posted"), check, carriers)
+        assert result.outcome == FAILED, result
+        assert result.finding is not None
+        assert "Not enough stages to sample" in result.finding.message, result.finding.render()
+        assert "COCO_FROM_JSON (sam3's default, for single images)" in result.finding.message
+
+
+def test_a_loader_alone_is_judged_on_sams_own_dataset(carriers: Carriers) -> None:
+    target = Target("sam3", loader="reference.coco_video:CocoVideo")
+    outcomes = {check: judge(target, check, carriers).outcome for check in CHECKS}
+    assert {check for check, outcome in outcomes.items() if outcome == FAILED} == {*SAMS_OWN, "test_sampling"}
+
+
+def test_what_comes_without_a_configuration_is_not_provided(carriers: Carriers) -> None:
+    result = judge(Target("sam3"), "test_own_objects", carriers)
+    assert result.outcome == NOT_PROVIDED
+    assert "name it with --config FILE.yaml" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ({"stages": "4"}, "stages is '4': expected a whole number"),
+        ({"reverse": 1}, "reverse is 1: expected true or false"),
+        ({"clips": 1}, "unknown field 'clips'"),
+        ({"videos": 99}, "from 1 to 12 videos"),
+    ],
+)
+def test_malformed_case(case: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        loading_from_json(case)
+
+
+def test_a_case_is_read_as_it_was_written() -> None:
+    case = Loading(stages=3, reverse=True, seed=5)
+    assert loading_from_json(case.as_json()) == case

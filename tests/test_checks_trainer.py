@@ -1,0 +1,72 @@
+"""Each check of sam3's Trainer fails on the bug it is for, and says so in its words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fixtures.forks.loading import BUGS, CONFORMING, Fork, write_configuration
+from verify.check import PROCESSES, registered
+from verify.gate import Carriers, Gate
+from verify.profile import PROFILES
+from verify.result import FAILED, NOT_PROVIDED, PASSED, Result
+from verify.target import Target
+from verify.training_run import Run, run_from_json
+
+pytest_plugins = ["tests.judging"]
+pytestmark = pytest.mark.xdist_group("processes")
+
+CHECKS = [name for name, check in registered().items() if check.group == "trainer"]
+TRAINER_BUGS = {name: bug for name, bug in BUGS.items() if bug.check in CHECKS}
+#: Learning takes a minute; that nothing is learnt shows at once.
+SHORT = {"test_trainer_learns": Run(2, frames=2, hold_out=True, epochs=3, batch=4)}
+QUICK = [name for name in CHECKS if name not in SHORT]
+
+
+def judge(target: Target, check: str, carriers: Carriers) -> Result:
+    return Gate(target, carriers, PROFILES["quick"], case=SHORT.get(check)).judge(registered()[check], PROCESSES)
+
+
+@pytest.mark.parametrize("bug", TRAINER_BUGS.values(), ids=list(TRAINER_BUGS))
+def test_bug_is_caught(bug: Fork, carriers: Carriers, tmp_path: Path) -> None:
+    target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", bug)))
+    result = judge(target, bug.check, carriers)
+    assert result.outcome == FAILED, result
+    assert result.finding is not None
+    assert re.search(bug.says, result.finding.message), result.finding.render()
+
+
+@pytest.mark.parametrize("name", ["PlainWithEpochs", "a_category_a_clip"])
+def test_variant_passes(name: str, carriers: Carriers, tmp_path: Path) -> None:
+    target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", CONFORMING[name])))
+    results = [judge(target, check, carriers) for check in QUICK]
+    assert [result for result in results if result.outcome != PASSED] == []
+
+
+def test_posted_gets_no_clip(carriers: Carriers) -> None:
+    result = judge(Target("posted"), "test_trainer_runs", carriers)
+    assert result.outcome == FAILED
+    assert result.finding is not None
+    assert "the Trainer does not train with this configuration" in result.finding.message
+
+
+def test_a_target_without_a_forward_over_frames_is_not_provided(carriers: Carriers) -> None:
+    result = judge(Target("sam3", loader="reference.coco_video:CocoVideo"), "test_trainer_runs", carriers)
+    assert result.outcome == NOT_PROVIDED
+    assert "takes a single one" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [({"epochs": 0}, "epochs is 0: expected a number"), ({"hold_out": 1}, "true or false"), ({"gpus": 1}, "unknown")],
+)
+def test_malformed_case(case: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_from_json(case)
+
+
+def test_a_case_is_read_as_it_was_written() -> None:
+    case = Run(2, epochs=5, hold_out=True)
+    assert run_from_json(case.as_json()) == case
