@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,15 @@ class BadAnnotations(Exception):
 def _segmentation(value: Any, height: int, width: int) -> Any:
     """Give a mask as compressed run lengths, of the frame's size."""
     if isinstance(value, Mapping):
-        packed = rle.frPyObjects(dict(value), height, width) if isinstance(value["counts"], list) else dict(value)
-        if list(packed["size"]) != [height, width]:
-            raise ValueError(f"is of size {list(packed['size'])}, the video's frames are of [{height}, {width}]")
-        return packed
+        size, counts = list(value["size"]), value["counts"]
+        if size != [height, width]:
+            raise ValueError(f"it is of size {size}, the video's frames are of [{height}, {width}]")
+        if not isinstance(counts, list):
+            return dict(value)
+        # pycocotools reads on in memory where runs do not add up.
+        if sum(counts) != height * width:
+            raise ValueError(f"its runs add up to {sum(counts)} pixels of {height * width}")
+        return rle.frPyObjects(dict(value), height, width)
     return rle.merge(rle.frPyObjects(value, height, width))
 
 
@@ -72,13 +78,13 @@ class CocoVideo:
             raise BadAnnotations(f"{annotation_file}: cannot be read as JSON: {error}") from None
         for part in ("videos", "annotations", "categories"):
             if not isinstance(data, dict) or not isinstance(data.get(part), list):
-                hint = " (COCO annotations of single images make no clips)" if "images" in data else ""
+                of_images = isinstance(data, dict) and "images" in data
+                hint = " (COCO annotations of single images make no clips)" if of_images else ""
                 raise BadAnnotations(f"{annotation_file}: holds no list of {part!r}{hint}")
         if category_chunk_size is not None and category_chunk_size < 1:
             raise ValueError(f"category_chunk_size is {category_chunk_size}: expected at least 1")
         texts = {
-            int(self._of(entry, "id", "category")): str(self._of(entry, "name", "category"))
-            for entry in data["categories"]
+            self._id(entry, "id", "category"): str(self._of(entry, "name", "category")) for entry in data["categories"]
         }
         self._texts = (
             texts if prompts is None else {number: prompts.get(number, text) for number, text in texts.items()}
@@ -86,18 +92,27 @@ class CocoVideo:
         self._videos = [self._video(entry) for entry in data["videos"]]
         if not self._videos:
             raise BadAnnotations(f"{annotation_file}: holds no video")
-        self._objects: dict[int, list[dict[str, Any]]] = {int(video["id"]): [] for video in self._videos}
-        if len(self._objects) < len(self._videos) or len(texts) < len(data["categories"]):
-            raise BadAnnotations(f"{annotation_file}: two videos, or two categories, have the same id")
-        by_id = {int(video["id"]): video for video in self._videos}
+        for part in ("videos", "categories"):
+            twice = [number for number, count in Counter(entry["id"] for entry in data[part]).items() if count > 1]
+            if twice:
+                raise self._fail(f"two {part} have the id {twice[0]}")
+        self._objects: dict[int, list[dict[str, Any]]] = {video["id"]: [] for video in self._videos}
+        by_id = {video["id"]: video for video in self._videos}
         for entry in data["annotations"]:
             self._add(entry, by_id)
         self._datapoints: list[tuple[dict[str, Any], list[int]]] = []
         for video in self._videos:
-            seen = {int(entry["category_id"]) for entry in self._objects[int(video["id"])]}
+            seen = {
+                entry["category_id"]
+                for entry in self._objects[video["id"]]
+                if any(_in_parts(box, video["width"], video["height"]) for box in entry["bboxes"])
+            }
             asked = [number for number in sorted(texts) if include_negatives or number in seen]
             size = category_chunk_size or max(1, len(asked))
             self._datapoints += [(video, asked[start : start + size]) for start in range(0, len(asked), size)]
+        if not self._datapoints:
+            nothing = "holds no category" if include_negatives else "holds no object that is seen in a video"
+            raise self._fail(f"{nothing}: there is nothing to ask for")
 
     def _fail(self, what: str) -> BadAnnotations:
         return BadAnnotations(f"{self._file}: {what}")
@@ -108,22 +123,28 @@ class CocoVideo:
             raise self._fail(f"{what} {number} has no {key!r}")
         return entry[key]
 
+    def _id(self, entry: Any, key: str, what: str) -> int:
+        number = self._of(entry, key, what)
+        if not isinstance(number, int):
+            raise self._fail(f"{what} {entry.get('id', '?')}: {key} is {number!r}, expected a whole number")
+        return number
+
     def _video(self, entry: Any) -> dict[str, Any]:
         names = self._of(entry, "file_names", "video")
         for key in ("id", "width", "height"):
-            if not isinstance(self._of(entry, key, "video"), int) or entry[key] < (key != "id"):
-                raise self._fail(f"video {entry['id']}: {key} is {entry[key]!r}, expected a whole number")
-        if not isinstance(names, list) or not names:
+            if self._id(entry, key, "video") < (key != "id"):
+                raise self._fail(f"video {entry['id']}: {key} is {entry[key]}, expected at least {int(key != 'id')}")
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise self._fail(f"video {entry['id']} lists no file_names")
         if entry.get("length", len(names)) != len(names):
             raise self._fail(f"video {entry['id']} says length {entry['length']} and lists {len(names)} file_names")
         return entry
 
     def _add(self, entry: Any, videos: Mapping[int, dict[str, Any]]) -> None:
-        video = videos.get(self._of(entry, "video_id", "annotation"))
+        video = videos.get(self._id(entry, "video_id", "annotation"))
         if video is None:
             raise self._fail(f"annotation {entry.get('id', '?')}: there is no video {entry['video_id']}")
-        if self._of(entry, "category_id", "annotation") not in self._texts:
+        if self._id(entry, "category_id", "annotation") not in self._texts:
             raise self._fail(f"annotation {entry.get('id', '?')}: there is no category {entry['category_id']}")
         frames = len(video["file_names"])
         for key in ("bboxes", "segmentations"):
@@ -135,7 +156,7 @@ class CocoVideo:
         for frame, box in enumerate(entry["bboxes"]):
             if box is not None and not _is_box(box):
                 raise self._fail(f"annotation {entry.get('id', '?')}, frame {frame}: {box!r} is no box [x, y, w, h]")
-        self._objects[int(video["id"])].append(entry)
+        self._objects[video["id"]].append(entry)
 
     def getDatapointIds(self) -> list[int]:
         return list(range(len(self._datapoints)))
@@ -160,7 +181,7 @@ class CocoVideo:
         video, asked = self._datapoints[idx]
         annotations: list[dict[str, Any]] = []
         expected: dict[tuple[int, int], list[int]] = {}
-        for number, entry in enumerate(self._objects[int(video["id"])]):
+        for number, entry in enumerate(self._objects[video["id"]]):
             if entry["category_id"] not in asked:
                 continue
             masks = entry.get("segmentations") or [None] * len(entry["bboxes"])
@@ -180,10 +201,9 @@ class CocoVideo:
                 if mask:
                     try:
                         annotation["segmentation"] = _segmentation(mask, video["height"], video["width"])
-                    except (ValueError, TypeError, KeyError) as error:
-                        raise self._fail(
-                            f"annotation {entry.get('id', '?')}, frame {frame}: the mask {error}"
-                        ) from None
+                    except Exception as error:  # pycocotools raises no class of its own
+                        where = f"annotation {entry.get('id', '?')}, frame {frame}"
+                        raise self._fail(f"{where}: the mask cannot be used: {error}") from None
                 expected.setdefault((frame, entry["category_id"]), []).append(len(annotations))
                 annotations.append(annotation)
         queries: list[dict[str, Any]] = []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -30,7 +32,7 @@ def read_configuration(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         ConfigurationError: when there is none of this name, it does not compose, or it has no ``trainer``.
     """
-    path = Path(name).with_suffix(".yaml")
+    path = Path(name if name.endswith(".yaml") else f"{name}.yaml")
     path = path.resolve() if path.is_file() else FOLDER / path.name
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
@@ -42,7 +44,9 @@ def read_configuration(name: str, overrides: Sequence[str] = ()) -> DictConfig:
             config = compose(config_name=path.stem, overrides=list(overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigurationError(f"--config {name}: {str(error).splitlines()[0]}") from None
-    if "trainer" not in config:
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"--config {name}: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(config.get("trainer")):
         raise ConfigurationError(f"--config {name}: has no trainer")
     return config
 
@@ -54,15 +58,16 @@ def _datasets(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
 
 
 def _path(node: DictConfig, key: str, where: str) -> Path | None:
+    if OmegaConf.is_missing(node, key):
+        raise ConfigurationError(f"{where}.{key} has no value: add {where}.{key}=…")
     try:
         value = node.get(key)
     except OmegaConfBaseException:
-        # Unlike a missing key, one that waits for a value is an error; what it waits for is in the raw text.
-        raw = OmegaConf.to_container(node, resolve=False)
-        wanted = raw[key] if isinstance(raw, dict) else "?"
-        option = str(wanted).removeprefix("${").removesuffix("}") if wanted != "???" else f"{where}.{key}"
-        raise ConfigurationError(f"{where}.{key} has no value: add {option}=…") from None
-    return None if value is None else Path(value).expanduser()
+        # It waits for the value of another key, which the raw text names.
+        raw: Any = OmegaConf.to_container(node, resolve=False)
+        named = re.search(r"\$\{([^${}]+)\}", str(raw[key]))
+        raise ConfigurationError(f"{where}.{key} has no value: add {named[1] if named else raw[key]}=…") from None
+    return None if value is None else Path(value)
 
 
 def assert_files_are_there(config: DictConfig) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -70,6 +71,13 @@ def _cause(error: BaseException) -> str:
     return lines[-1].partition(f"{type(error).__name__}: ")[2] or lines[-1] if lines else type(error).__name__
 
 
+def _below_hydra(error: BaseException) -> BaseException:
+    """The error of what was to be made, which Hydra wraps in one of its own at each level."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def train(config: DictConfig) -> None:
     """Train with a configuration, on as many ranks as were started; rank 0 prints a summary at the end.
 
@@ -80,7 +88,11 @@ def train(config: DictConfig) -> None:
     _become_the_only_rank()
     before = len(statistics(config))
     with trainer_without_cuda():
-        trainer = instantiate(config.trainer, _recursive_=False)
+        try:
+            trainer = instantiate(config.trainer, _recursive_=False)
+        except InstantiationException as error:
+            cause = _below_hydra(error)
+            raise cause from cause.__cause__
         trainer.run()
     if torch.distributed.get_rank() == 0:
         print(_summary(config, before))

@@ -48,9 +48,9 @@ class VideoClips(VideoGroundingDataset):
     one would have.
 
     Raises:
-        UnusableClip: at once, when videos are shorter than the clips asked for or a clip has more queries than
-            ``max_train_queries``; later, when a frame is missing, unreadable or of another size than annotated, or a
-            transform empties a stage. Nothing is skipped or replaced in silence.
+        UnusableClip: at once, when videos are shorter than the clips asked for; later, when a frame is missing,
+            unreadable or of another size than annotated, a clip has more queries or objects than the options allow, or
+            a transform fails or leaves stages uneven. Nothing is skipped or replaced.
     """
 
     def __init__(self, *, seed: int = 0, **options: Any) -> None:
@@ -61,15 +61,13 @@ class VideoClips(VideoGroundingDataset):
     def _refuse_what_cannot_work(self) -> None:
         if not self.training or self.is_tiling_single_image:
             return
-        frames = [len(self.coco.loadImagesFromDatapoint(number)) for number in self.ids.tolist()]
-        short = [
-            number for number, length in zip(self.ids.tolist(), frames, strict=True) if length < self.num_stages_sample
-        ]
+        clips = [self.coco.loadImagesFromDatapoint(number) for number in self.ids.tolist()]
+        short = [clip for clip in clips if len(clip) < self.num_stages_sample]
         if short:
-            video = self.coco.loadImagesFromDatapoint(short[0])[0]["original_img_id"]
+            video, length = short[0][0]["original_img_id"], len(short[0])
             raise UnusableClip(
-                f"{self.annFile}: {len(short)} of {len(frames)} videos have fewer than num_stages_sample="
-                f"{self.num_stages_sample} frames (video {video} has {min(frames)}): lower it, or leave them out"
+                f"{self.annFile}: {len(short)} of {len(clips)} clips have fewer than num_stages_sample="
+                f"{self.num_stages_sample} frames (video {video} has {length}): lower it, or leave them out"
             )
 
     # sam3's TorchDataset announces the epoch here, where sam3 0.1.4 does nothing: every epoch would draw the same.
@@ -142,6 +140,15 @@ class VideoClips(VideoGroundingDataset):
             images += loaded
             metadata += of_frame
         return images, metadata
+
+    # sam3's own goes on with the next clip where one shows too much, and for ever where all do.
+    def load_queries(self, pil_images: Any, annotations: Any, queries: Any, img_metadata: Any) -> Datapoint:
+        datapoint = super().load_queries(pil_images, annotations, queries, img_metadata)
+        count, limit = len(datapoint.images[0].objects), self.max_masklet_num_in_video
+        if count > limit > 0:
+            video = f"video {img_metadata[0]['original_img_id']} of {self.annFile}"
+            raise UnusableClip(f"{video}: {count} objects are more than max_masklet_num_in_video={limit}")
+        return datapoint
 
     # sam3 0.1.4 makes its result with an argument that a Datapoint no longer has.
     def _subsample_queries(self, datapoint: Datapoint, max_query_num: int) -> Datapoint:

@@ -17,7 +17,7 @@ import torch
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from fixtures.trainer import MEAN, STD, dataset_of, plain_transforms
+from fixtures.trainer import MEAN, STD, dataset_of, plain_transforms, whole_batches
 from fixtures.videos import (
     CATEGORIES,
     IMAGE_ANNOTATIONS,
@@ -277,6 +277,7 @@ def dataset_config(target: Target, case: Loading, size: int = _SIZE) -> DictConf
     if case.tiling:
         options["is_tiling_single_image"] = True
     dataset_of(config, videos.folder, _annotations(target, case), **options)
+    whole_batches(config)
     data = config.trainer.data.train
     data.num_workers = 0
     if "with_seg_masks" in data.collate_fn:

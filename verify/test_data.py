@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -356,7 +356,7 @@ def test_transforms_keep_targets(case: Loading, observe: Observe, target: Target
 Placement = tuple[float, float, float, float]
 
 
-def _placements(query: Query, case: Loading, flipped: tuple[int, int]) -> list[Placement]:
+def _placements(query: Query, case: Loading, flipped: Sequence[int]) -> list[Placement]:
     """What takes each object of a frame from its file into the image, by its box; -1 where the axis is flipped."""
     assert query.shown is not None
     tracks = videos_of(case.spec()).tracks[query.shown.video]
@@ -374,7 +374,7 @@ def _placements(query: Query, case: Loading, flipped: tuple[int, int]) -> list[P
     return found
 
 
-def _other_placement(clip: Arrived, case: Loading, flipped: tuple[int, int]) -> tuple[int, Placement, Placement] | None:
+def _other_placement(clip: Arrived, case: Loading, flipped: Sequence[int]) -> tuple[int, Placement, Placement] | None:
     """The first stage of a clip that is placed otherwise than the first, with both placements; None where all agree."""
     placed = [
         (stage, place) for stage, queries in enumerate(clip.stages) for place in _placements(queries[0], case, flipped)
