@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -35,6 +36,8 @@ from fixtures.videos import (
 from reference.configuration import ConfigurationError, read_configuration
 from verify.target import CONFIG, Target, load
 
+#: sam3's own loader, where none is named: COCO annotations of single images.
+_IMAGE_LOADER = "sam3.train.data.coco_json_loaders.COCO_FROM_JSON"
 #: sam3's own dataset of clips: what a loader is tried with where no configuration names another.
 VIDEO_DATASET = "sam3.train.data.sam3_video_dataset.VideoGroundingDataset"
 
@@ -218,8 +221,24 @@ def declares(target: Target, option: str) -> bool:
     return any(option in signature(maker).parameters for maker in makers)
 
 
+def source_of(target: Target, stages: int) -> str:
+    """What the target's clips come from, as a finding names it; with what it lacks for clips of so many ``stages``."""
+    name = loader_name(target)
+    try:
+        node = configuration_of(target).trainer.data.train.dataset.get("coco_json_loader")
+        loader = instantiate(node) if node is not None else get_method(_IMAGE_LOADER)
+        with captured():
+            loaded = loader(str(videos_of(Loading().spec()).folder / layout_of(target)))
+            frames = len(loaded.loadImagesFromDatapoint(loaded.getDatapointIds()[0]))
+    except Exception:  # that it fails is what the finding is about
+        return name
+    if frames >= stages:
+        return name
+    return f"{name}, which makes datapoints of {frames} frame{'s' * (frames > 1)} where {stages} are asked for"
+
+
 @contextmanager
-def _captured() -> Iterator[io.StringIO]:
+def captured() -> Iterator[io.StringIO]:
     """Catch what is written meanwhile: sam3's datasets say there why they go on with another clip."""
     written = io.StringIO()
     with redirect_stdout(written), redirect_stderr(written):
@@ -287,7 +306,7 @@ def dataset_config(target: Target, case: Loading, size: int = _SIZE) -> DictConf
 
 def _annotations(target: Target, case: Loading) -> Path:
     """The file of annotations for a target's loader: COCO-video, or an image a frame where it reads only those."""
-    videos, layout = videos_of(case.spec()), _reads(target)
+    videos, layout = videos_of(case.spec()), layout_of(target)
     if case.missing < 0:
         return videos.folder / layout
     name = f"missing_{case.missing}.png"
@@ -301,7 +320,7 @@ def _annotations(target: Target, case: Loading) -> Path:
 
 
 @lru_cache(maxsize=8)
-def _reads(target: Target) -> str:
+def layout_of(target: Target) -> str:
     """Which layout of annotations a target's loader reads; the first, where it reads none."""
     folder = videos_of(Loading().spec()).folder
     node = configuration_of(target).trainer.data.train.dataset.get("coco_json_loader")
@@ -309,7 +328,7 @@ def _reads(target: Target) -> str:
         return IMAGE_ANNOTATIONS  # sam3's default reads images
     for layout in (VIDEO_ANNOTATIONS, IMAGE_ANNOTATIONS):
         try:
-            with _captured():
+            with captured():
                 instantiate(node)(str(folder / layout)).getDatapointIds()
         except Exception:
             continue
@@ -327,7 +346,10 @@ class NoClip(Exception):
     """A data path raised where a clip was asked for; the cause is what it raised."""
 
 
-def _why(target: Target, error: BaseException, printed: str) -> str:
+def why(error: BaseException, printed: str) -> str:
+    """Say in one line why a data path failed; ``printed`` is what was caught meanwhile."""
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0] if lines else ''}"
     said = [line.removeprefix("Exception: ") for line in printed.splitlines() if line.startswith("Exception: ")]
@@ -346,7 +368,7 @@ def clips_of(target: Target, case: Loading, together: bool = False) -> tuple[Arr
     Raises:
         NoClip: in one line, where the data path fails.
     """
-    with _captured() as written:
+    with captured() as written:
         try:
             data = dataset_config(target, case)
             dataset, collate = instantiate(data.dataset), instantiate(data.collate_fn)
@@ -357,7 +379,7 @@ def clips_of(target: Target, case: Loading, together: bool = False) -> tuple[Arr
             first = {clip.images[0] and clip.images[0].video: index for index, clip in reversed([*enumerate(loaded)])}
             return (_batch(collate, [dataset[index] for index in sorted(first.values())]),)
         except Exception as error:
-            raise NoClip(_why(target, error, written.getvalue())) from error
+            raise NoClip(why(error, written.getvalue())) from error
 
 
 def epochs_of(target: Target, case: Loading, epochs: int) -> tuple[tuple[Arrived, ...], ...]:
@@ -366,7 +388,7 @@ def epochs_of(target: Target, case: Loading, epochs: int) -> tuple[tuple[Arrived
     Raises:
         NoClip: in one line, where the data path fails.
     """
-    with _captured() as written:
+    with captured() as written:
         try:
             config = dataset_config(target, case, size=SIZE[1])  # enough to tell frames apart
             config.shuffle = False
@@ -381,4 +403,4 @@ def epochs_of(target: Target, case: Loading, epochs: int) -> tuple[tuple[Arrived
                 )
             return tuple(seen)
         except Exception as error:
-            raise NoClip(_why(target, error, written.getvalue())) from error
+            raise NoClip(why(error, written.getvalue())) from error

@@ -24,6 +24,7 @@ from verify.loading import (
     lacks_configuration,
     loader_name,
     loading_from_json,
+    source_of,
     videos_of,
 )
 from verify.target import Target
@@ -45,7 +46,7 @@ def _load(ranks: Ranks, target: Target, case: Loading) -> Clips:
     try:
         return clips_of(target, case)
     except NoClip as error:
-        raise Violation(f"no clip arrives from {loader_name(target)}: {error}") from None
+        raise Violation(f"no clip arrives from {source_of(target, case.stages)}: {error}") from None
 
 
 data_check = partial(
@@ -254,7 +255,7 @@ def _load_together(ranks: Ranks, target: Target, case: Loading) -> Clips:
     try:
         return clips_of(target, case, together=True)
     except NoClip as error:
-        raise Violation(f"no batch of clips arrives from {loader_name(target)}: {error}") from None
+        raise Violation(f"no batch of clips arrives from {source_of(target, case.stages)}: {error}") from None
 
 
 @data_check(lambda target, sizes: _drawn(target, sizes, videos=st.integers(2, 3)), _load_together, cost=2)
@@ -287,7 +288,7 @@ def _load_epochs(ranks: Ranks, target: Target, case: Loading) -> tuple[Clips, ..
     try:
         return epochs_of(target, case, EPOCHS)
     except NoClip as error:
-        raise Violation(f"no clip arrives from {loader_name(target)}: {error}") from None
+        raise Violation(f"no clip arrives from {source_of(target, case.stages)}: {error}") from None
 
 
 def _sampled(target: Target, world_sizes: WorldSizes) -> Cases:
@@ -437,7 +438,7 @@ def test_filters_keep_stages(case: Loading, observe: Callable[[Loading], Clips |
     loaded = observe(case)
     plain = observe(replace(case, own_transforms=False, max_num_objects=0))
     if isinstance(plain, str):
-        raise Violation(f"no clip arrives from {loader_name(target)}: {plain}")
+        raise Violation(f"no clip arrives from {source_of(target, case.stages)}: {plain}")
     if isinstance(loaded, str):
         return
     for clip in loaded:
@@ -482,7 +483,7 @@ def test_tiling_and_query_limit(case: Loading, observe: Callable[[Loading], Clip
     if isinstance(loaded, str):
         plain = observe(replace(case, tiling=False, max_query_num=-1, frames=Loading.frames))
         if isinstance(plain, str):
-            raise Violation(f"no clip arrives from {loader_name(target)}: {plain}")
+            raise Violation(f"no clip arrives from {source_of(target, case.stages)}: {plain}")
         if option not in loaded:
             raise Violation(
                 f"{option} fails, and the error does not name it", expected="clips, or a refusal", got=loaded
@@ -521,7 +522,7 @@ def test_missing_frames(case: Loading, observe: Callable[[Loading], Clips | str]
     """
     plain = observe(replace(case, missing=-1))
     if isinstance(plain, str):
-        raise Violation(f"no clip arrives from {loader_name(target)}: {plain}")
+        raise Violation(f"no clip arrives from {source_of(target, case.stages)}: {plain}")
     loaded = observe(case)
     name = f"missing_{case.missing}.png"
     if not isinstance(loaded, str) or name not in loaded:

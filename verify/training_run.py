@@ -13,11 +13,11 @@ import torch.distributed as dist
 
 from fixtures.ranks import Ranks
 from fixtures.trainer import Schedule, Trained, at_toy_width, only_rank, run_trainer
-from fixtures.videos import VideoSpec, make_videos, video_annotations, write
+from fixtures.videos import IMAGE_ANNOTATIONS, VideoSpec, image_annotations, make_videos, video_annotations, write
 from verify.check import Observation
 from verify.clip_forward import lacks_clip_forward
 from verify.finding import Violation
-from verify.loading import configuration_of, lacks_configuration
+from verify.loading import captured, configuration_of, lacks_configuration, layout_of, source_of, why
 from verify.target import Target, load
 
 
@@ -108,9 +108,10 @@ class _Work:
         if dist.get_rank() == 0:
             videos = make_videos(folder, spec)
             step = 2 if case.hold_out else 1
-            write(video_annotations(videos, range(0, frames, step)), self.annotations)
+            annotated = image_annotations if layout_of(target) == IMAGE_ANNOTATIONS else video_annotations
+            write(annotated(videos, range(0, frames, step)), self.annotations)
             if self.held_out:
-                write(video_annotations(videos, range(1, frames, step)), self.held_out)
+                write(annotated(videos, range(1, frames, step)), self.held_out)
         dist.barrier()
 
     def configuration(self, output: str, ranks: int) -> Any:
@@ -151,12 +152,13 @@ def train_alone(rank: int, world_size: int, folder: str, target: Target, case: R
 
 def _run(work: _Work, output: str, ranks: int, **options: Any) -> Trained:
     try:
-        return run_trainer(work.configuration(output, ranks), **options)
+        with captured() as written:
+            return run_trainer(work.configuration(output, ranks), **options)
     except Exception as error:
-        lines = str(error).strip().splitlines()
-        text = f"{type(error).__name__}: {lines[0] if lines else ''}"
-        details = "".join(traceback.format_exception(error)[-4:])
-        raise Violation(f"the Trainer does not train with this configuration: {text}", details=details) from error
+        details = "".join(traceback.format_exception(error, limit=-4, chain=False))
+        text = why(error, written.getvalue())
+        message = f"the Trainer does not train with clips from {source_of(work.target, work.case.frames)}: {text}"
+        raise Violation(message, details=details) from error
 
 
 def on_ranks(function: Any) -> Observation:
