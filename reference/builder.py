@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import torch
@@ -17,6 +18,21 @@ from reference.without_cuda import without_cuda
 #: File name of the text encoder's vocabulary.
 VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_vocabulary() -> str:
+    """Path of the text encoder's vocabulary: sam3's own, or the same file of open_clip, as sam3's wheel leaves it out.
+
+    Raises:
+        FileNotFoundError: where neither has it.
+    """
+    of_sam3 = Path(parts.__file__).parent.parent / "assets" / VOCABULARY
+    open_clip = importlib.util.find_spec("open_clip")
+    places = [of_sam3] + ([Path(open_clip.origin).parent / VOCABULARY] if open_clip and open_clip.origin else [])
+    for path in places:
+        if path.is_file():
+            return str(path)
+    raise FileNotFoundError(f"no {VOCABULARY}: install open_clip_torch, which has it, or give bpe_path")
 
 
 def _matcher() -> nn.Module:
@@ -43,8 +59,7 @@ def build_sam3_image_video_model(
     """Build SAM 3's detector for training on clips and for running over videos.
 
     Args:
-        bpe_path: the text encoder's vocabulary ``bpe_simple_vocab_16e6.txt.gz``; by default where sam3's repository
-            has it, which its wheel leaves out.
+        bpe_path: the text encoder's vocabulary ``bpe_simple_vocab_16e6.txt.gz``; see ``default_vocabulary``.
         device: any device of torch, by default the GPU where there is one; ``cpu`` also on a machine without CUDA.
         eval_mode: in evaluation mode and without a matcher; else in training mode with one.
         checkpoint_path: a checkpoint to load, see ``reference.checkpoint.load_checkpoint``.
@@ -60,7 +75,7 @@ def build_sam3_image_video_model(
     """
     compile_mode = "default" if compile else None
     if bpe_path is None:
-        bpe_path = str(Path(parts.__file__).parent.parent / "assets" / VOCABULARY)
+        bpe_path = default_vocabulary()
     with without_cuda():
         vision = parts._create_vision_backbone(
             compile_mode=compile_mode, enable_inst_interactivity=enable_inst_interactivity

@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,8 @@ from reference.without_cuda import trainer_without_cuda
 
 #: Exit status where the configuration, the data or the loss does not allow training.
 USAGE, FAILED = 2, 1
-#: The clip's loss among the trainer's statistics.
-_LOSS = "Losses/train_all_loss"
+#: Losses of layers before the last and of one-to-many matching, which the summary leaves out.
+_PARTS = re.compile(r"_aux_|_o2m")
 
 
 def _become_the_only_rank() -> None:
@@ -59,7 +60,7 @@ def _summary(config: DictConfig, before: int) -> str:
         return f"nothing left to train: {config.trainer.max_epochs} epochs were done before; raise trainer.max_epochs"
     lines = [f"trained {len(epochs) - before} epochs" + (f" after {before} of an earlier run" if before else "")]
     for name, value in epochs[-1].items():
-        if name.startswith("Losses/") and isinstance(epochs[0].get(name), float):
+        if name.startswith("Losses/") and not _PARTS.search(name) and isinstance(epochs[0].get(name), float):
             lines.append(f"  {name.removeprefix('Losses/')}: {epochs[0][name]:.4g} -> {value:.4g}")
     lines.append(f"checkpoint: {Path(config.trainer.checkpoint.save_dir) / 'checkpoint.pt'}")
     return "\n".join(lines)
