@@ -1,4 +1,4 @@
-"""Clips are a function of seed, epoch and number, or refused by name; and sam3's own dataset needs what is overridden."""
+"""Clips follow from seed, epoch and number, or are refused by name; sam3's own dataset shows what is mended."""
 
 from __future__ import annotations
 
@@ -180,19 +180,12 @@ def _cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
 
 
-def _turn_a_bit(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(bytes(content))
-
-
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (_remove, "No such file"),
         (_fill_with_text, "cannot identify image file"),
         (_cut_off, "image file is truncated"),
-        (_turn_a_bit, "broken|corrupt|truncated|unrecognized data"),
     ],
 )
 def test_a_frame_that_cannot_be_read_is_named(tmp_path: Path, spoil: Callable[[Path], None], says: str) -> None:
@@ -297,7 +290,7 @@ def test_tiling_repeats_one_image(tmp_path: Path, videos: Videos) -> None:
     assert all(torch.equal(found, boxes[0]) for found in boxes)
     assert [{item.frame_index for item in image.objects} for image in datapoint.images] == [{0}, {1}, {2}]
     assert [query.image_id for query in datapoint.find_queries] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    with pytest.raises(UnusableClip, match="is_tiling_single_image repeats single images, and a video of .* 8 frames"):
+    with pytest.raises(UnusableClip, match=r"is_tiling_single_image repeats single images, and a video of .* 8 frames"):
         clips(videos, is_tiling_single_image=True)[0]
 
 
@@ -326,9 +319,7 @@ def test_sams_own_replaces_a_clip_that_cannot_be_read(tmp_path: Path, spoil: Cal
 def test_sams_own_replaces_a_clip_that_is_too_short_or_has_too_many_objects(tmp_path: Path) -> None:
     videos = alone(tmp_path, VideoSpec(videos=2, frames=2, objects=2, always_there=True))
     data = json.loads((tmp_path / VIDEO_ANNOTATIONS).read_text())
-    data["annotations"] = [
-        entry for entry in data["annotations"] if (entry["video_id"], entry["category_id"]) != (2, 1)
-    ]
+    data["annotations"].pop()
     write(data, tmp_path / VIDEO_ANNOTATIONS)
     limited = sams_own(videos, num_stages_sample=2, max_masklet_num_in_video=1)
     assert {video for video, _ in frames(limited[0])} == {1}
