@@ -37,6 +37,10 @@ class Violation(AssertionError):
         self.details = details
 
 
+class NotCovered(Exception):
+    """A check cannot tell whether its property holds for the target; the message says why. It is skipped then."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """A violation with where it was seen and how to see it again. ``None`` where a field does not apply."""

@@ -17,7 +17,7 @@ from hypothesis.errors import Flaky, Unsatisfiable
 from fixtures.ranks import Processes, Ranks, RanksFailed, Threads, Torchrun
 from fixtures.ranks.processes import PRELOAD
 from verify.check import PROCESSES, THREADS, Case, Check
-from verify.finding import Finding, Violation, replay_command
+from verify.finding import Finding, NotCovered, Violation, replay_command
 from verify.known import Known
 from verify.preloaded import announced
 from verify.profile import PROFILES, Profile
@@ -30,10 +30,6 @@ THREAD_WORLD_SIZES = (1, 2, 3, 4, 5, 6, 7, 8)
 PROCESS_WORLD_SIZES = (2, 4)
 #: What the server of processes imports; the last builds the target's models, which ranks then share.
 _PRELOAD = (*PRELOAD, "verify.observation", "reference.loss", "verify.preloaded")
-
-
-class NotCovered(Exception):
-    """A carrier cannot run what the target asks of it; the message says what."""
 
 
 @dataclass

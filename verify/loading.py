@@ -115,8 +115,8 @@ class Query:
     shown: Shown | None
     #: Left, top, right, bottom in parts of the image.
     boxes: tuple[tuple[float, ...], ...]
-    #: The smallest boxes around the masks, the same way; None where there are no masks.
-    masks: tuple[tuple[float, ...], ...] | None = None
+    #: The smallest box around each object's mask, the same way; None where it has none, empty where that is empty.
+    masks: tuple[tuple[float, ...] | None, ...]
 
     @property
     def category(self) -> int | None:
@@ -156,17 +156,21 @@ def _corners(box: torch.Tensor) -> tuple[float, ...]:
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
-def read_batch(batch: Any) -> Arrived:
-    """Read a collated batch: what each stage asks for, of which image, and what it expects there."""
-    images = tuple(look_at(image.float() * STD + MEAN) for image in batch.img_batch)
+def read_batch(batch: Any, mean: torch.Tensor, std: torch.Tensor) -> Arrived:
+    """Read a collated batch: what each stage asks for, of which image, and what it expects there.
+
+    ``mean`` and ``std`` [3, 1, 1] are what its images were normalised with.
+    """
+    images = tuple(look_at(image.float() * std + mean) for image in batch.img_batch)
     stages = []
     for find, target in zip(batch.find_inputs, batch.find_targets, strict=True):
         queries, start = [], 0
         for number, (image, text) in enumerate(zip(find.img_ids.tolist(), find.text_ids.tolist(), strict=True)):
             count = int(target.num_boxes[number])
-            masks = None
+            masks: tuple[tuple[float, ...] | None, ...] = (None,) * count
             if target.segments is not None and len(target.segments):
-                masks = tuple(_around(mask) for mask in target.segments[start : start + count])
+                segments = zip(target.segments, target.is_valid_segment, strict=True)
+                masks = tuple(_around(mask) if valid else None for mask, valid in [*segments][start : start + count])
             boxes = tuple(_corners(box) for box in target.boxes.view(-1, 4)[start : start + count])
             queries.append(Query(batch.find_text_batch[text], image, images[image], boxes, masks))
             start += count
@@ -175,6 +179,16 @@ def read_batch(batch: Any) -> Arrived:
 
 
 # The data path of a target
+
+#: What a configuration has to say.
+_NEEDED = (
+    "trainer.model._target_",
+    "trainer.loss",
+    "trainer.optim",
+    "trainer.data.train.collate_fn",
+    "trainer.data.train.dataset._target_",
+    "trainer.data.train.dataset.transforms",
+)
 
 
 @lru_cache(maxsize=8)
@@ -191,6 +205,9 @@ def configuration_of(target: Target) -> DictConfig:
             "the annotations with --loader package.module:Name"
         )
     config = read_configuration(named or CONFIG)
+    for key in _NEEDED:
+        if OmegaConf.select(config, key) is None:
+            raise ConfigurationError(f"--config {named}: has no {key}, which a Trainer on clips needs")
     OmegaConf.set_struct(config, False)
     dataset = config.trainer.data.train.dataset
     if named is None:
@@ -356,10 +373,43 @@ def why(error: BaseException, printed: str) -> str:
     return f"{text} ({said[0]})" if said else text
 
 
-def _batch(collate: Any, clips: list[Any]) -> Arrived:
-    """Collate clips, and read the batch: the only value of what sam3's collators give."""
-    (batch,) = collate(clips).values()
-    return read_batch(batch)
+def _normalisation(node: Any) -> tuple[Any, Any] | None:
+    """Find what transforms normalise images with: the first mean and standard deviation in their configuration."""
+    if isinstance(node, dict):
+        if "mean" in node and "std" in node:
+            return node["mean"], node["std"]
+        node = list(node.values())
+    if isinstance(node, list):
+        return next((found for value in node if (found := _normalisation(value))), None)
+    return None
+
+
+@dataclass(frozen=True)
+class _Path:
+    """A data path that is set up: dataset, collator, and what images are normalised with."""
+
+    dataset: Any
+    collate: Any
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def batch(self, *indices: int) -> Arrived:
+        """Collate clips and read the batch, which is the only value of what sam3's collators give."""
+        (batch,) = self.collate([self.dataset[index] for index in indices]).values()
+        return read_batch(batch, self.mean, self.std)
+
+
+def _set_up(data: DictConfig, dataset: Any = None) -> _Path:
+    transforms = OmegaConf.to_container(data.dataset.transforms, resolve=True)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in _normalisation(transforms) or ([MEAN] * 3, [STD] * 3))
+    made = instantiate(data.dataset) if dataset is None else dataset
+    return _Path(made, instantiate(data.collate_fn), mean, std)
+
+
+def _announce(dataset: Any, epoch: int) -> None:
+    """Tell a dataset the epoch, as sam3's TorchDataset does where it has a method for that."""
+    if hasattr(dataset, "set_epoch"):
+        dataset.set_epoch(epoch)
 
 
 def clips_of(target: Target, case: Loading, together: bool = False) -> tuple[Arrived, ...]:
@@ -370,14 +420,13 @@ def clips_of(target: Target, case: Loading, together: bool = False) -> tuple[Arr
     """
     with captured() as written:
         try:
-            data = dataset_config(target, case)
-            dataset, collate = instantiate(data.dataset), instantiate(data.collate_fn)
-            dataset.set_epoch(case.epoch)
-            loaded = tuple(_batch(collate, [dataset[index]]) for index in range(len(dataset)))
+            path = _set_up(dataset_config(target, case))
+            _announce(path.dataset, case.epoch)
+            loaded = tuple(path.batch(index) for index in range(len(path.dataset)))
             if not together:
                 return loaded
             first = {clip.images[0] and clip.images[0].video: index for index, clip in reversed([*enumerate(loaded)])}
-            return (_batch(collate, [dataset[index] for index in sorted(first.values())]),)
+            return (path.batch(*sorted(first.values())),)
         except Exception as error:
             raise NoClip(why(error, written.getvalue())) from error
 
@@ -393,14 +442,12 @@ def epochs_of(target: Target, case: Loading, epochs: int) -> tuple[tuple[Arrived
             config = dataset_config(target, case, size=SIZE[1])  # enough to tell frames apart
             config.shuffle = False
             config.enable_distributed_sampler = False
-            data, collate = instantiate(config), instantiate(config.collate_fn)
+            data = instantiate(config)
             seen = []
             for epoch in range(epochs):
                 data.get_loader(epoch)
-                dataset = copy.deepcopy(data.dataset)
-                seen.append(
-                    tuple(read_batch(next(iter(collate([dataset[index]]).values()))) for index in range(len(dataset)))
-                )
+                path = _set_up(config, copy.deepcopy(data.dataset))
+                seen.append(tuple(path.batch(index) for index in range(len(path.dataset))))
             return tuple(seen)
         except Exception as error:
             raise NoClip(why(error, written.getvalue())) from error

@@ -155,6 +155,13 @@ def _known(text: str | None, target: Target, checks: Mapping[str, Check]) -> tup
     return tuple(entry for entry in file.entries if entry.check in checks), file.path
 
 
+def _assert_configuration(target: Target) -> None:
+    from verify.loading import lacks_configuration  # imports sam3, which may be a checkout's, and its trainer
+
+    if lacks := lacks_configuration(target):
+        raise ValueError(lacks)
+
+
 def read_options(given: argparse.Namespace, job: int | None) -> Options:
     """Read pytest's parsed options; ``job`` is torchrun's world size.
 
@@ -167,6 +174,8 @@ def read_options(given: argparse.Namespace, job: int | None) -> Options:
         for named in (given.loss and loaded.loss, given.train_step and loaded.train_step):
             assert named is None or callable(named)
         checks = select(given.only)
+        if given.config or given.loader:
+            _assert_configuration(target)
         known, known_from = _known(given.known, target, checks)
     except (TargetError, KnownError, ValueError) as error:
         raise UsageError(str(error)) from None
