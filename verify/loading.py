@@ -131,7 +131,7 @@ Stages = tuple[tuple[Query, ...], ...]
 
 @dataclass(frozen=True)
 class Arrived:
-    """What a data path makes of a case: a batch a clip, all images of it, and why one did not come."""
+    """A batch that a data path has made: a clip, or several together."""
 
     stages: Stages
     #: What each image of the batch shows.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import traceback
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from fixtures.trainer import Schedule, Trained, at_toy_width, only_rank, run_tra
 from fixtures.videos import IMAGE_ANNOTATIONS, VideoSpec, image_annotations, make_videos, video_annotations, write
 from verify.check import Observation
 from verify.clip_forward import lacks_clip_forward
-from verify.finding import Violation
+from verify.finding import NotCovered, Violation
 from verify.loading import captured, configuration_of, lacks_configuration, layout_of, source_of, why
 from verify.target import Target, load
 
@@ -91,8 +92,10 @@ class Both:
 class _Work:
     """Videos and folders of a run: shared by its ranks, and gone afterwards."""
 
-    def __init__(self, folder: Path, target: Target, case: Run) -> None:
-        self.folder, self.target, self.case = folder, target, case
+    def __init__(self, folder: str, target: Target, case: Run) -> None:
+        of_rank_0 = [folder]  # torchrun's ranks come with one each
+        dist.broadcast_object_list(of_rank_0)
+        self.folder, self.target, self.case = Path(of_rank_0[0]), target, case
         frames = 2 * case.frames if case.hold_out else case.frames
         spec = VideoSpec(
             videos=case.videos,
@@ -102,11 +105,10 @@ class _Work:
             speed=(0.5, 1.0) if case.hold_out else (4.0, 7.0),
             seed=case.seed,
         )
-        self.spec = spec
-        self.annotations = folder / "train.json"
-        self.held_out = folder / "held_out.json" if case.hold_out else None
+        self.annotations = self.folder / "train.json"
+        self.held_out = self.folder / "held_out.json" if case.hold_out else None
         if dist.get_rank() == 0:
-            videos = make_videos(folder, spec)
+            videos = make_videos(self.folder, spec)
             step = 2 if case.hold_out else 1
             annotated = image_annotations if layout_of(target) == IMAGE_ANNOTATIONS else video_annotations
             write(annotated(videos, range(0, frames, step)), self.annotations)
@@ -127,13 +129,13 @@ class _Work:
 
 def train_once(rank: int, world_size: int, folder: str, target: Target, case: Run) -> Trained:
     """Train; with the boxes' L1 on the frames held out, where the case holds any out."""
-    work = _Work(Path(folder), target, case)
+    work = _Work(folder, target, case)
     return _run(work, "run", world_size, held_out=work.held_out)
 
 
 def train_twice(rank: int, world_size: int, folder: str, target: Target, case: Run) -> Both:
     """Train, stop in the middle and go on; and train without a stop."""
-    work = _Work(Path(folder), target, case)
+    work = _Work(folder, target, case)
     per_epoch = case.videos // case.batch
     before = _run(work, "stopped", world_size, stop_after=per_epoch * (case.epochs // 2))
     after = _run(work, "stopped", world_size)
@@ -143,7 +145,7 @@ def train_twice(rank: int, world_size: int, folder: str, target: Target, case: R
 
 def train_alone(rank: int, world_size: int, folder: str, target: Target, case: Run) -> Both:
     """Train on all ranks together; and each rank by itself on the same batches."""
-    work = _Work(Path(folder), target, case)
+    work = _Work(folder, target, case)
     together = _run(work, "together", world_size, gradients=1)
     with only_rank():
         alone = _run(work, f"alone_{rank}", 1, gradients=1)
@@ -165,7 +167,10 @@ def on_ranks(function: Any) -> Observation:
     """Make an observation of a function that all ranks run, in a folder that they share."""
 
     def observe(ranks: Ranks, target: Target, case: Run) -> Any:
+        if os.environ.get("LOCAL_WORLD_SIZE", "") != os.environ.get("WORLD_SIZE", ""):
+            raise NotCovered("the ranks are on several machines, which share no folder for checkpoints")
         with tempfile.TemporaryDirectory(prefix="training-") as folder:
+            # Results are exchanged when all ranks are done, so the folder outlives the last use of it.
             return [result.value for result in ranks.run(function, case.world_size, folder, target, case)]
 
     return observe
