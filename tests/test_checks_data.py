@@ -55,12 +55,12 @@ def test_variant_passes(name: str, carriers: Carriers, tmp_path: Path) -> None:
 
 
 def test_reference_passes(carriers: Carriers) -> None:
-    assert {judge(Target("reference"), check, carriers).outcome for check in CHECKS} == {PASSED}
+    assert {judge(Target("reference"), check, carriers, FEW).outcome for check in CHECKS} == {PASSED}
 
 
 def test_posted_gets_no_clip(carriers: Carriers) -> None:
     for check in CHECKS:
-        result = judge(Target("posted"), check, carriers)
+        result = judge(Target("posted"), check, carriers, FEW)
         assert result.outcome == FAILED, result
         assert result.finding is not None
         assert "Not enough stages to sample" in result.finding.message, result.finding.render()
@@ -69,7 +69,7 @@ def test_posted_gets_no_clip(carriers: Carriers) -> None:
 
 def test_a_loader_alone_is_judged_on_sams_own_dataset(carriers: Carriers) -> None:
     target = Target("sam3", loader="reference.coco_video:CocoVideo")
-    outcomes = {check: judge(target, check, carriers).outcome for check in CHECKS}
+    outcomes = {check: judge(target, check, carriers, FEW).outcome for check in CHECKS}
     assert {check for check, outcome in outcomes.items() if outcome == FAILED} == {*SAMS_OWN, "test_sampling"}
 
 

@@ -6,14 +6,14 @@ import os
 import tempfile
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
 from fixtures.ranks import Ranks
-from fixtures.trainer import Schedule, Trained, at_toy_width, only_rank, run_trainer
+from fixtures.trainer import Schedule, Step, Trained, at_toy_width, only_rank, run_trainer
 from fixtures.videos import IMAGE_ANNOTATIONS, VideoSpec, image_annotations, make_videos, video_annotations, write
 from verify.check import Observation
 from verify.clip_forward import lacks_clip_forward
@@ -143,13 +143,28 @@ def train_twice(rank: int, world_size: int, folder: str, target: Target, case: R
     return Both(Trained(before.steps + after.steps), unbroken)
 
 
-def train_alone(rank: int, world_size: int, folder: str, target: Target, case: Run) -> Both:
+@dataclass(frozen=True)
+class Agreement:
+    """The steps of all ranks together, and of one with all their clips."""
+
+    together: tuple[Step, ...]
+    alone: tuple[Step, ...]
+    #: How far the first step's gradients lie apart, as vectors of norm 1; None where they are of other parameters.
+    apart: float | None
+
+
+def train_alone(rank: int, world_size: int, folder: str, target: Target, case: Run) -> Agreement:
     """Train on all ranks together; and each rank by itself on the same batches."""
     work = _Work(folder, target, case)
     together = _run(work, "together", world_size, gradients=1)
     with only_rank():
         alone = _run(work, f"alone_{rank}", 1, gradients=1)
-    return Both(together, alone)
+    # Compared here: gradients are too large to be sent to every rank.
+    got, expected = together.steps[0].gradient, alone.steps[0].gradient
+    same = got is not None and expected is not None and got.shape == expected.shape
+    apart = float((got - expected).norm()) if same else None  # type: ignore[operator]
+    without = [tuple(replace(step, gradient=None) for step in run.steps) for run in (together, alone)]
+    return Agreement(without[0], without[1], apart)
 
 
 def _run(work: _Work, output: str, ranks: int, **options: Any) -> Trained:
