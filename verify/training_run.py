@@ -136,8 +136,7 @@ def train_once(rank: int, world_size: int, folder: str, target: Target, case: Ru
 def train_twice(rank: int, world_size: int, folder: str, target: Target, case: Run) -> Both:
     """Train, stop in the middle and go on; and train without a stop."""
     work = _Work(folder, target, case)
-    per_epoch = case.videos // case.batch
-    before = _run(work, "stopped", world_size, stop_after=per_epoch * (case.epochs // 2))
+    before = _run(work, "stopped", world_size, stop_at=case.epochs // 2)
     after = _run(work, "stopped", world_size)
     unbroken = _run(work, "unbroken", world_size)
     return Both(Trained(before.steps + after.steps), unbroken)
