@@ -47,6 +47,8 @@ def job(what: str) -> None:
     values = [result.value for result in ranks.run(results_of, world_size, names)]
     assert [value["environment"]["LOCAL_RANK"] for value in values] == [str(rank) for rank in range(world_size)]
     assert ranks.exchange(10 * ranks.rank) == [10 * rank for rank in range(world_size)]
+    large = bytes(range(256)) * 2**16  # more than the store takes under one key
+    assert ranks.exchange(large) == [large] * world_size
     assert ranks.broadcast(f"from {ranks.rank}", source=world_size - 1) == f"from {world_size - 1}"
     if ranks.rank == 0:
         time.sleep(2 * PATIENCE)  # longer than a hang may last, and yet alive
