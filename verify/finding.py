@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+#: How a call of the buffer is named where there is only text to say it.
+_CALL = re.compile(r"\bcall (\d+), frame (\d+)")
+
+
+def call_in_words(number: int, frame: int) -> str:
+    return f"call {number}, frame {frame}"
+
+
+def call_in(text: str) -> tuple[int | None, int | None]:
+    """Number and frame of the call that ``text`` names by ``call_in_words``, None where it names none."""
+    found = _CALL.search(text)
+    return (int(found[1]), int(found[2])) if found else (None, None)
 
 
 class Violation(AssertionError):

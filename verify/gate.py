@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from hypothesis.errors import Flaky, Unsatisfiable
 from fixtures.ranks import Processes, Ranks, RanksFailed, Threads, Torchrun
 from fixtures.ranks.processes import PRELOAD
 from verify.check import PROCESSES, THREADS, Case, Check
-from verify.finding import Finding, NotCovered, Violation, replay_command
+from verify.finding import Finding, NotCovered, Violation, call_in, replay_command
 from verify.known import Known
 from verify.preloaded import announced
 from verify.profile import PROFILES, Profile
@@ -262,18 +261,17 @@ class _Trial:
 
 #: States of a rank, those first that say most about why a run failed: what others raise, a death has led to.
 _AT_FAULT = ("killed", "exited", "raised", "running", "waiting", "finished")
-#: How an exception in the buffer tells where it was raised; from a process it comes as text.
-_WHERE = re.compile(r"\bcall (\d+), frame (\d+)")
 
 
 def violation_of(failure: RanksFailed) -> Violation:
     """Say of a failed run which rank is at fault, and where in the buffer that was, as far as it is known."""
     culprits = sorted(failure.statuses, key=lambda status: _AT_FAULT.index(status.state))
-    where = next((found for status in culprits if (found := _WHERE.search(status.detail))), None)
+    places = (call_in(status.detail) for status in culprits)
+    call, frame = next((place for place in places if place[0] is not None), (None, None))
     return Violation(
         failure.reason,
         rank=culprits[0].rank if culprits else None,
-        call=int(where[1]) if where else None,
-        frame=int(where[2]) if where else None,
+        call=call,
+        frame=frame,
         details="\n".join(str(failure).splitlines()[1:]),
     )

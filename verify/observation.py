@@ -14,13 +14,14 @@ import torch
 
 from fixtures.clips import ClipSpec, make_clip
 from fixtures.cpu import sam3_on_cpu
-from fixtures.ranks import Collective, Ranks, progress
+from fixtures.ranks import Collective, Ranks, during, progress
+from fixtures.ranks.environment import environment_of_rank
 from fixtures.scripted import Detected, Script, numbered_prompt, numbered_text, stages
 from reference import detection
+from verify.finding import call_in_words
 from verify.scan import Scan, Visit
 from verify.subject import (
     ANY_OTHER,
-    alone,
     buffer_of,
     buffer_options,
     detector,
@@ -125,8 +126,9 @@ def _visit_all(
         buffer = buffers[visit.buffer]
         backbone_out, geometric_prompt = inputs_of(visit)
         before = len(calls)
+        name = call_in_words(number, visit.frame)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), during(name):
                 returned = buffer_of(model)(
                     backbone_out=backbone_out,
                     find_inputs=find_inputs,
@@ -138,7 +140,7 @@ def _visit_all(
                     **_options(declared, case, visit),
                 )
         except Exception as error:
-            raise CallFailed(f"call {number}, frame {visit.frame}: {type(error).__name__}: {error}") from error
+            raise CallFailed(f"{name}: {type(error).__name__}: {error}") from error
         answer = returned[0] if isinstance(returned, tuple) else returned
         copied = {key: _copy(value) for key, value in answer.items()}
         given.append((visit.frame, [weakref.ref(answer[key]) for key in DETECTIONS if key in answer]))
@@ -234,7 +236,7 @@ def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[C
 
 def single_process(target: Target, case: Scan) -> list[dict[str, torch.Tensor]]:
     """The reference for a case with the real detector: each frame detected alone, in this process."""
-    with sam3_on_cpu(), alone():
+    with sam3_on_cpu(), environment_of_rank(0, 1):
         model = real_detector(target, case)
         clip = clip_of(case)
         prompt = prompt_of(clip)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fixtures.ranks import RanksFailed, Threads
-from fixtures.ranks.environment import environment_by_thread, rank_environment, set_environment_of_thread
+from fixtures.ranks.environment import environment_of_rank
 from fixtures.toy import CannotShrink, build_toy
 from verify.clip_forward import lacks_clip_forward
 from verify.clip_observation import GradientMap, map_gradients, on_one_rank
@@ -59,12 +59,8 @@ def _ranks_from_environment(target: Target) -> str | None:
     if not hasattr(type(_model(target)), BUFFER_METHOD):
         return None
     built = construction(target, tracker=False, segmentation=False, eval_mode=False)
-    with environment_by_thread():
-        set_environment_of_thread(rank_environment(1, 2))
-        try:
-            model = built.again()
-        finally:
-            set_environment_of_thread(None)
+    with environment_of_rank(1, 2):
+        model = built.again()
     if (getattr(model, "rank", None), getattr(model, "world_size", None)) != (1, 2):
         return None
     return (

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -12,23 +11,11 @@ import torch
 from torch import nn
 
 from fixtures.ranks import RanksFailed, Threads
-from fixtures.ranks.environment import environment_by_thread, rank_environment, set_environment_of_thread
 from fixtures.scripted import Detected, Script, numbered_prompt, numbered_text, scripted_forward, stages
 from fixtures.stir import stir
 from fixtures.toy import CannotShrink, Construction, build_toy
 from verify.scan import Scan
 from verify.target import BUFFER_METHOD, Target, load
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Let this thread see the environment of the only rank of a job, whatever torchrun has set."""
-    with environment_by_thread():
-        set_environment_of_thread(rank_environment(0, 1))
-        try:
-            yield
-        finally:
-            set_environment_of_thread(None)
 
 
 @lru_cache(maxsize=8)

@@ -23,7 +23,7 @@ from verify.agreement import (
     ranks_own_first,
 )
 from verify.check import HAZARD, THREADS, check
-from verify.finding import Violation
+from verify.finding import Violation, call_in
 from verify.observation import (
     DETECTIONS,
     FEATURE_FLAGS,
@@ -345,9 +345,12 @@ def test_waits_for_handles(case: Scan, observe: Observe, target: Target) -> bool
     for rank in seen.ranks:
         for number, collective in enumerate(rank.collectives):
             if collective.input_changed:
+                number_of_call, frame = call_in(collective.during)
                 raise Violation(
                     f"the input of collective {number}, {collective.describe()}, was changed in place under way",
                     rank=rank.rank,
+                    call=number_of_call,
+                    frame=frame,
                     expected="an input left alone until its handle is waited on",
                     got="a write between issue and wait",
                 )
@@ -370,9 +373,12 @@ def test_contiguous_collectives(case: Scan, observe: Observe, target: Target) ->
     for rank in seen.ranks:
         for number, collective in enumerate(rank.collectives):
             if not collective.contiguous:
+                call, frame = call_in(collective.during)
                 raise Violation(
                     f"collective {number}, {collective.describe()}, was given memory that is not contiguous",
                     rank=rank.rank,
+                    call=call,
+                    frame=frame,
                     expected="contiguous() before the collective",
                     got=f"outputs of the detector laid out as {case.layout}",
                 )
@@ -403,9 +409,13 @@ def test_same_collectives(case: Scan, observe: Observe, target: Target) -> bool:
             continue
         at = next((i for i, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
         at = min(len(here), len(there)) if at is None else at
+        issued = sequence[at] if at < len(sequence) else sequences[0][at]
+        call, frame = call_in(issued.during)
         raise Violation(
             f"collective {at} of rank {rank.rank} is not that of rank 0",
             rank=rank.rank,
+            call=call,
+            frame=frame,
             expected=f"{there[at] if at < len(there) else 'no further collective'} ({len(there)} on rank 0)",
             got=f"{here[at] if at < len(here) else 'no further collective'} ({len(here)} on rank {rank.rank})",
         )
@@ -563,9 +573,12 @@ def test_gathering_off(case: Scan, observe: Observe, target: Target) -> bool:
     for rank in seen.ranks:
         for number, collective in enumerate(rank.collectives):
             if shapes.intersection(collective.shapes):
+                call, frame = call_in(collective.during)
                 raise Violation(
                     f"collective {number} sends tracker features, which gathering was turned off for",
                     rank=rank.rank,
+                    call=call,
+                    frame=frame,
                     expected="no features: gather_backbone_out=False",
                     got=collective.describe(),
                 )
