@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import torch
 from sam3 import model_builder as parts
 from sam3.model.sam1_task_predictor import SAM3InteractiveImagePredictor
@@ -13,26 +10,10 @@ from torch import nn
 from reference.checkpoint import load_checkpoint
 from reference.initialise import initialise
 from reference.model import Sam3ImageOnVideo
+from reference.vocabulary import default_vocabulary
 from reference.without_cuda import without_cuda
 
-#: File name of the text encoder's vocabulary.
-VOCABULARY = "bpe_simple_vocab_16e6.txt.gz"
 DEFAULT_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def default_vocabulary() -> str:
-    """Path of the text encoder's vocabulary: sam3's own, or the same file of open_clip, as sam3's wheel leaves it out.
-
-    Raises:
-        FileNotFoundError: where neither has it.
-    """
-    of_sam3 = Path(parts.__file__).parent.parent / "assets" / VOCABULARY
-    open_clip = importlib.util.find_spec("open_clip")
-    places = [of_sam3] + ([Path(open_clip.origin).parent / VOCABULARY] if open_clip and open_clip.origin else [])
-    for path in places:
-        if path.is_file():
-            return str(path)
-    raise FileNotFoundError(f"no {VOCABULARY}: install open_clip_torch, which has it, or give bpe_path")
 
 
 def _matcher() -> nn.Module:
@@ -59,7 +40,7 @@ def build_sam3_image_video_model(
     """Build SAM 3's detector for training on clips and for running over videos.
 
     Args:
-        bpe_path: the text encoder's vocabulary ``bpe_simple_vocab_16e6.txt.gz``; see ``default_vocabulary``.
+        bpe_path: the text encoder's vocabulary, by default ``reference.vocabulary.default_vocabulary``'s.
         device: any device of torch, by default the GPU where there is one; ``cpu`` also on a machine without CUDA.
         eval_mode: in evaluation mode and without a matcher; else in training mode with one.
         checkpoint_path: a checkpoint to load, see ``reference.checkpoint.load_checkpoint``.

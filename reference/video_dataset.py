@@ -8,36 +8,17 @@ from __future__ import annotations
 import copy
 import random
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
 from sam3.train.data.sam3_image_dataset import Datapoint
 from sam3.train.data.sam3_video_dataset import VideoGroundingDataset
+
+from reference.generators import seeded
 
 
 class UnusableClip(Exception):
     """A clip cannot be trained on; the message names the file or the option. sam3's loading would replace it unseen."""
-
-
-@contextmanager
-def _seeded(*parts: int) -> Iterator[None]:
-    """Draw from generators seeded by ``parts`` here, and leave the callers' where they were."""
-    state, numpy_state = random.getstate(), np.random.get_state()
-    # A tuple's hash is the same in every process as long as it holds numbers only.
-    seed = hash(parts) % 2**32
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            np.random.set_state(numpy_state)
 
 
 class VideoClips(VideoGroundingDataset):
@@ -76,7 +57,8 @@ class VideoClips(VideoGroundingDataset):
 
     # sam3's own goes on with the next clip when one fails, and ends after 100 failures without the cause.
     def __getitem__(self, index: int) -> Datapoint:
-        with _seeded(self.seed, self.curr_epoch, index):
+        # A tuple's hash is the same in every process as long as it holds numbers only.
+        with seeded(hash((self.seed, self.curr_epoch, index)) % 2**32):
             self.rng.seed(random.getrandbits(64))
             datapoint = self._load_datapoint(index)
             self._refuse_too_much(index, datapoint)

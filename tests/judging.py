@@ -1,4 +1,4 @@
-"""Judges an implementation of the buffer by one check, inside this process, and reads the finding.
+"""Judges an implementation by one check, inside this process, and reads the finding.
 
 A plugin of the modules that use its fixture: so they share one. It is imported before pytest could rewrite its
 assertions, hence PYTEST_DONT_REWRITE.
@@ -6,6 +6,7 @@ assertions, hence PYTEST_DONT_REWRITE.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -49,6 +50,14 @@ def judge(target: str, check: str, carriers: Carriers, carrier: str = THREADS, p
     return gate(Target(target), carriers, profile).judge(CHECKS[check], carrier)
 
 
+def assert_caught(result: Result, says: str) -> Finding:
+    """See that a check failed with a message that matches ``says``, and give the finding."""
+    assert result.outcome == FAILED, result
+    assert result.finding is not None
+    assert re.search(says, result.finding.message), result.finding.render()
+    return result.finding
+
+
 def seeded_finding(bug: Bug, carriers: Carriers, carrier: str) -> Finding:
     """Judge a seeded bug by the check that it names, and give the finding; the finding's own case must fail again."""
     check = CHECKS[bug.check]
@@ -63,4 +72,4 @@ def seeded_finding(bug: Bug, carriers: Carriers, carrier: str) -> Finding:
     return result.finding
 
 
-__all__ = ["CHECKS", "FEW", "PROCESSES", "SEEDED", "THREADS", "Carriers", "judge", "seeded_finding"]
+__all__ = ["CHECKS", "FEW", "PROCESSES", "SEEDED", "THREADS", "Carriers", "assert_caught", "judge", "seeded_finding"]

@@ -9,6 +9,7 @@ import torch
 
 from fixtures.forks.bugs import Seeded
 from fixtures.forks.builders import BUGS, CONFORMING
+from tests.judging import assert_caught
 from verify.building import EFFECTS, Build, build_from_json
 from verify.check import THREADS, registered
 from verify.gate import Carriers, Gate
@@ -40,9 +41,7 @@ def test_bug_is_caught(bug: Seeded, carriers: Carriers) -> None:
     argument = next((name for name in EFFECTS if name in bug.says), None)
     case = Build(subject=argument) if bug.check == "test_arguments" and argument else None
     result = judge(Target(**bug.options), bug.check, carriers, case)
-    assert result.outcome == FAILED, result
-    assert result.finding is not None
-    assert re.search(bug.says, result.finding.message), result.finding.render()
+    assert_caught(result, bug.says)
 
 
 @pytest.mark.parametrize("variant", CONFORMING.values(), ids=list(CONFORMING))

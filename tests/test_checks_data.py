@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
 from fixtures.forks.loading import BUGS, CONFORMING, Fork, write_configuration
+from tests.judging import assert_caught
 from verify.check import THREADS, registered
 from verify.gate import Carriers, Gate
 from verify.loading import Loading, loading_from_json
@@ -34,11 +34,8 @@ def judge(target: Target, check: str, carriers: Carriers, profile: Profile = SEE
 @pytest.mark.parametrize("bug", DATA_BUGS.values(), ids=list(DATA_BUGS))
 def test_bug_is_caught(bug: Fork, carriers: Carriers, tmp_path: Path) -> None:
     target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", bug)))
-    result = judge(target, bug.check, carriers)
-    assert result.outcome == FAILED, result
-    assert result.finding is not None
-    assert re.search(bug.says, result.finding.message), result.finding.render()
-    again = Gate(target, carriers, SEEDED, case=loading_from_json(result.finding.case))
+    finding = assert_caught(judge(target, bug.check, carriers), bug.says)
+    again = Gate(target, carriers, SEEDED, case=loading_from_json(finding.case))
     assert again.judge(registered()[bug.check], THREADS).outcome == FAILED
 
 
@@ -60,11 +57,8 @@ def test_reference_passes(carriers: Carriers) -> None:
 
 def test_posted_gets_no_clip(carriers: Carriers) -> None:
     for check in CHECKS:
-        result = judge(Target("posted"), check, carriers, FEW)
-        assert result.outcome == FAILED, result
-        assert result.finding is not None
-        assert "Not enough stages to sample" in result.finding.message, result.finding.render()
-        assert "COCO_FROM_JSON (sam3's default, for single images)" in result.finding.message
+        finding = assert_caught(judge(Target("posted"), check, carriers, FEW), "Not enough stages to sample")
+        assert "COCO_FROM_JSON (sam3's default, for single images)" in finding.message
 
 
 def test_a_loader_alone_is_judged_on_sams_own_dataset(carriers: Carriers) -> None:

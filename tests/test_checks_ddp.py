@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
 
 from fixtures.forks.bugs import Seeded
 from fixtures.forks.ddp import BUGS, CONFORMING
+from tests.judging import assert_caught
 from verify.check import PROCESSES, THREADS, registered
 from verify.ddp import DataParallel, data_parallel_from_json
 from verify.gate import Carriers, Gate
 from verify.profile import Profile
-from verify.result import FAILED, PASSED, Result
+from verify.result import PASSED, Result
 from verify.target import Target
 
 pytest_plugins = ["tests.judging"]
@@ -37,12 +36,6 @@ def _one_thread() -> None:
 def judge(target: Target, check: str, carriers: Carriers, carrier: str = PROCESSES) -> Result:
     """Judge by one check on two ranks: what goes wrong on more goes wrong on two."""
     return Gate(target, carriers, SEEDED, process_world_sizes=(2,)).judge(registered()[check], carrier)
-
-
-def assert_caught(result: Result, says: str) -> None:
-    assert result.outcome == FAILED, result
-    assert result.finding is not None
-    assert re.search(says, result.finding.message), result.finding.render()
 
 
 @pytest.mark.xdist_group("processes")

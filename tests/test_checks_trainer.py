@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
 from fixtures.forks.loading import BUGS, CONFORMING, Fork, write_configuration
+from tests.judging import assert_caught
 from verify.check import PROCESSES, registered
 from verify.gate import Carriers, Gate
 from verify.profile import PROFILES
-from verify.result import FAILED, NOT_PROVIDED, PASSED, Result
+from verify.result import NOT_PROVIDED, PASSED, Result
 from verify.target import Target
 from verify.training_run import Run, run_from_json
 
@@ -32,10 +32,7 @@ def judge(target: Target, check: str, carriers: Carriers) -> Result:
 @pytest.mark.parametrize("bug", TRAINER_BUGS.values(), ids=list(TRAINER_BUGS))
 def test_bug_is_caught(bug: Fork, carriers: Carriers, tmp_path: Path) -> None:
     target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", bug)))
-    result = judge(target, bug.check, carriers)
-    assert result.outcome == FAILED, result
-    assert result.finding is not None
-    assert re.search(bug.says, result.finding.message), result.finding.render()
+    assert_caught(judge(target, bug.check, carriers), bug.says)
 
 
 @pytest.mark.parametrize("name", ["PlainWithEpochs", "a_category_a_clip"])
@@ -46,12 +43,9 @@ def test_variant_passes(name: str, carriers: Carriers, tmp_path: Path) -> None:
 
 
 def test_posted_gets_no_clip(carriers: Carriers) -> None:
-    result = judge(Target("posted"), "test_trainer_runs", carriers)
-    assert result.outcome == FAILED
-    assert result.finding is not None
+    finding = assert_caught(judge(Target("posted"), "test_trainer_runs", carriers), "(Not enough stages to sample)")
     message = "which makes datapoints of 1 frame where 4 are asked for: RuntimeError: Failed 100 times"
-    assert message in result.finding.message
-    assert "(Not enough stages to sample)" in result.finding.message
+    assert message in finding.message
 
 
 def test_a_target_without_a_forward_over_frames_is_not_provided(carriers: Carriers) -> None:

@@ -18,8 +18,9 @@ from fixtures.posted import build_sam3_image_video_model
 from fixtures.ranks import Processes, RanksFailed
 from fixtures.ranks.processes import PRELOAD
 from fixtures.stir import stir
-from fixtures.toy import build_toy, toy_width, vocabulary
+from fixtures.toy import build_toy, toy_width
 from reference.training import CORE_LOSS, frame_by_frame
+from reference.vocabulary import default_vocabulary
 
 POSTED = "fixtures.posted:build_sam3_image_video_model"
 
@@ -123,7 +124,7 @@ def test_cpu_cannot_be_built_for_without_cuda() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is CUDA")
     with toy_width(), pytest.raises((RuntimeError, AssertionError)):
-        build_sam3_image_video_model(vocabulary(), device="cpu", load_from_HF=False)
+        build_sam3_image_video_model(default_vocabulary(), device="cpu", load_from_HF=False)
 
 
 def test_interactive_evaluation_has_no_sampler(monkeypatch: pytest.MonkeyPatch) -> None:

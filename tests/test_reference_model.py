@@ -25,11 +25,12 @@ from fixtures.posted import build_sam3_image_video_model as build_posted
 from fixtures.ranks import Processes, progress
 from fixtures.ranks.processes import PRELOAD
 from fixtures.stir import stir
-from fixtures.toy import build_toy, toy_width, vocabulary
+from fixtures.toy import build_toy, toy_width
 from reference.builder import build_sam3_image_video_model
 from reference.checkpoint import load_checkpoint
 from reference.loss import clip_loss
 from reference.training import CORE_LOSS, frame_by_frame
+from reference.vocabulary import default_vocabulary
 
 REFERENCE = "reference.builder:build_sam3_image_video_model"
 #: Gradients of a clip are sums in another order than the oracle's. Moving each pixel by one rounding step moves the
@@ -428,7 +429,7 @@ def build(**arguments: Any) -> Any:
     """Build at toy width with nothing else done about this machine."""
     with toy_width():
         return build_sam3_image_video_model(
-            vocabulary(), device="cpu", load_from_HF=False, **{"eval_mode": False, **arguments}
+            default_vocabulary(), device="cpu", load_from_HF=False, **{"eval_mode": False, **arguments}
         )
 
 

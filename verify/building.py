@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import inspect
 import logging
-import random
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stderr
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy
 import torch
 from torch import nn
 
@@ -25,8 +23,11 @@ from fixtures.clips import ClipSpec, make_clip
 from fixtures.cpu import sam3_on_cpu
 from fixtures.ranks import Ranks, progress
 from fixtures.stir import stir
-from fixtures.toy import build_toy, vocabulary
+from fixtures.toy import build_toy
 from reference import detection
+from reference.generators import seeded
+from reference.vocabulary import default_vocabulary
+from verify.case import changed_fields, refuse_unknown_fields
 from verify.clip_run import captured_output, read_stages
 from verify.ddp import on_device_of
 from verify.observation import features_of
@@ -56,8 +57,7 @@ class Build:
 
     def as_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as JSON."""
-        plain = asdict(self)
-        return {name: value for name, value in plain.items() if value != getattr(Build(), name)}
+        return changed_fields(self)
 
 
 def build_from_json(data: Mapping[str, Any]) -> Build:
@@ -66,10 +66,9 @@ def build_from_json(data: Mapping[str, Any]) -> Build:
     Raises:
         ValueError: with a sentence that says what is wrong.
     """
-    types = {field.name: type(getattr(Build(), field.name)) for field in fields(Build)}
+    refuse_unknown_fields(Build, data)
+    types = {field.name: type(field.default) for field in fields(Build)}
     for name, value in data.items():
-        if name not in types:
-            raise ValueError(f"unknown field {name!r}; a case has {', '.join(sorted(types))}")
         if type(value) is not types[name]:
             raise ValueError(f"{name} is {value!r}: expected a {types[name].__name__}")
     subject = data.get("subject", "")
@@ -401,9 +400,9 @@ def _bpe_path(ranks: Ranks, target: Target) -> Effect:
 
     with tempfile.TemporaryDirectory() as folder:
         other = Path(folder) / "reversed.txt.gz"
-        head, *merges = gzip.decompress(Path(vocabulary()).read_bytes()).decode().split("\n")
+        head, *merges = gzip.decompress(Path(default_vocabulary()).read_bytes()).decode().split("\n")
         other.write_bytes(gzip.compress("\n".join([head, *reversed(merges[:-1]), merges[-1]]).encode(), 1))
-        features = [_in_one_rank(ranks, _text_features, target, path) for path in (vocabulary(), str(other))]
+        features = [_in_one_rank(ranks, _text_features, target, path) for path in (default_vocabulary(), str(other))]
     differ = features[0].shape != features[1].shape or not torch.equal(*features)
     return _effect("whether another vocabulary gives a text other features", {"bpe_path": True}, {"bpe_path": differ})
 
@@ -478,23 +477,10 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     return bool((same | (one != one) & (other != other)).all())
 
 
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed what trainers seed beside torch: Python's and NumPy's generators."""
-    python, arrays = random.getstate(), numpy.random.get_state()
-    random.seed(seed)
-    numpy.random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        numpy.random.set_state(arrays)
-
-
 def _initial(rank: int, world_size: int, target: Target, case: Build) -> Initial:
     builds = []
     for _ in range(2):
-        with _seeded(case.seed):
+        with seeded(case.seed):
             builds.append(_tensors(_build(target, case, case.seed, initialise=False)))
     one, other = builds
     fresh = tuple(name for name, tensor in one.items() if _is_fresh(tensor))

@@ -7,7 +7,7 @@ import inspect
 import weakref
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +24,7 @@ from fixtures.stir import stir
 from fixtures.toy import build_toy
 from reference import detection
 from reference.training import CORE_LOSS
+from verify.case import changed_fields, refuse_unknown_fields
 from verify.finding import Violation
 from verify.observation import DETECTIONS, clip_of, prompt_of, real_detector
 from verify.scan import Scan
@@ -95,13 +96,8 @@ class DataParallel:
         return tuple(self.clip(rank, iteration) for rank in range(self.world_size))
 
     def as_json(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, as JSON."""
-        plain = asdict(self)
-        return {
-            field.name: plain[field.name]
-            for field in fields(self)
-            if field.name == "world_size" or getattr(self, field.name) != field.default
-        }
+        """The fields that differ from their defaults, as JSON; the world size always."""
+        return changed_fields(self, "world_size")
 
 
 def data_parallel_from_json(data: Mapping[str, Any]) -> DataParallel:
@@ -110,9 +106,7 @@ def data_parallel_from_json(data: Mapping[str, Any]) -> DataParallel:
     Raises:
         ValueError: with a sentence that says what is wrong.
     """
-    known = {field.name for field in fields(DataParallel)}
-    if unknown := sorted(set(data) - known):
-        raise ValueError(f"unknown field {unknown[0]!r}; a case has {', '.join(sorted(known))}")
+    refuse_unknown_fields(DataParallel, data)
     try:
         values: dict[str, Any] = dict(data)
         values |= {name: tuple(value) for name, value in data.items() if isinstance(value, list)}

@@ -7,7 +7,7 @@ import io
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from inspect import isclass, signature
 from pathlib import Path
@@ -18,7 +18,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from fixtures.trainer import MEAN, STD, dataset_of, plain_transforms, whole_batches
+from fixtures.trainer import MEAN, STD, plain_transforms, train_on
 from fixtures.videos import (
     CATEGORIES,
     IMAGE_ANNOTATIONS,
@@ -27,6 +27,7 @@ from fixtures.videos import (
     Shown,
     Videos,
     VideoSpec,
+    box_around,
     image_annotations,
     look_at,
     make_videos,
@@ -34,6 +35,7 @@ from fixtures.videos import (
     write,
 )
 from reference.configuration import ConfigurationError, read_configuration
+from verify.case import changed_fields, refuse_unknown_fields
 from verify.target import CONFIG, Target, load
 
 #: sam3's own loader, where none is named: COCO annotations of single images.
@@ -80,8 +82,7 @@ class Loading:
 
     def as_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as JSON; the number of stages always."""
-        plain = asdict(self)
-        return {f.name: plain[f.name] for f in fields(self) if f.name == "stages" or plain[f.name] != f.default}
+        return changed_fields(self, "stages")
 
 
 def loading_from_json(data: Mapping[str, Any]) -> Loading:
@@ -90,10 +91,9 @@ def loading_from_json(data: Mapping[str, Any]) -> Loading:
     Raises:
         ValueError: with a sentence that says what is wrong.
     """
+    refuse_unknown_fields(Loading, data)
     defaults = {f.name: f.default for f in fields(Loading)}
     for name, value in data.items():
-        if name not in defaults:
-            raise ValueError(f"unknown field {name!r}; a case has {', '.join(sorted(defaults))}")
         if type(value) is not type(defaults[name]):
             kind = "true or false" if isinstance(defaults[name], bool) else "a whole number"
             raise ValueError(f"{name} is {value!r}: expected {kind}")
@@ -138,19 +138,6 @@ class Arrived:
     images: tuple[Shown | None, ...]
 
 
-def _around(mask: torch.Tensor) -> tuple[float, ...]:
-    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
-    if not len(rows):
-        return ()
-    height, width = mask.shape
-    return (
-        float(columns[0]) / width,
-        float(rows[0]) / height,
-        float(columns[-1] + 1) / width,
-        float(rows[-1] + 1) / height,
-    )
-
-
 def _corners(box: torch.Tensor) -> tuple[float, ...]:
     x, y, width, height = (float(value) for value in box.flatten())
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
@@ -170,7 +157,9 @@ def read_batch(batch: Any, mean: torch.Tensor, std: torch.Tensor) -> Arrived:
             masks: tuple[tuple[float, ...] | None, ...] = (None,) * count
             if target.segments is not None and len(target.segments):
                 segments = zip(target.segments, target.is_valid_segment, strict=True)
-                masks = tuple(_around(mask) if valid else None for mask, valid in [*segments][start : start + count])
+                masks = tuple(
+                    box_around(mask) or () if valid else None for mask, valid in [*segments][start : start + count]
+                )
             boxes = tuple(_corners(box) for box in target.boxes.view(-1, 4)[start : start + count])
             queries.append(Query(batch.find_text_batch[text], image, images[image], boxes, masks))
             start += count
@@ -312,8 +301,7 @@ def dataset_config(target: Target, case: Loading, size: int = _SIZE) -> DictConf
         options["max_query_num"] = case.max_query_num
     if case.tiling:
         options["is_tiling_single_image"] = True
-    dataset_of(config, videos.folder, _annotations(target, case), **options)
-    whole_batches(config)
+    train_on(config, videos.folder, _annotations(target, case), **options)
     data = config.trainer.data.train
     data.num_workers = 0
     if "with_seg_masks" in data.collate_fn:

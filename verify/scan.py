@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fixtures.scripted import LAYOUTS
 from reference import schedule
 from reference.detection import Suppression
+from verify.case import changed_fields, refuse_unknown_fields
 
 MAX_FRAMES = 40
 #: Logits between the scripted detector's levels, as probabilities: no score is ever at a threshold.
@@ -77,13 +78,8 @@ class Scan:
         return schedule.scan(self.frames, self.world_size, self.start, self.reverse)
 
     def as_json(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, as JSON."""
-        plain = asdict(self)
-        return {
-            field.name: plain[field.name]
-            for field in fields(self)
-            if field.name in ("frames", "world_size") or getattr(self, field.name) != field.default
-        }
+        """The fields that differ from their defaults, as JSON; frames and world size always."""
+        return changed_fields(self, "frames", "world_size")
 
 
 def scan_from_json(data: Mapping[str, Any]) -> Scan:
@@ -92,9 +88,7 @@ def scan_from_json(data: Mapping[str, Any]) -> Scan:
     Raises:
         ValueError: with a sentence that says what is wrong.
     """
-    known = {field.name for field in fields(Scan)}
-    if unknown := sorted(set(data) - known):
-        raise ValueError(f"unknown field {unknown[0]!r}; a case has {', '.join(sorted(known))}")
+    refuse_unknown_fields(Scan, data)
     values = dict(data)
     try:
         if values.get("visits") is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
 
 from fixtures.clips import ClipSpec
+from verify.case import changed_fields, refuse_unknown_fields
 
 #: Longest clip of a case.
 MAX_FRAMES = 12
@@ -56,13 +57,8 @@ class Training:
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, as JSON."""
-        plain = asdict(self)
-        return {
-            field.name: plain[field.name]
-            for field in fields(self)
-            if field.name == "frames" or plain[field.name] != field.default
-        }
+        """The fields that differ from their defaults, as JSON; the number of frames always."""
+        return changed_fields(self, "frames")
 
 
 def training_from_json(data: Mapping[str, Any]) -> Training:
@@ -71,9 +67,7 @@ def training_from_json(data: Mapping[str, Any]) -> Training:
     Raises:
         ValueError: with a sentence that says what is wrong.
     """
-    known = [field.name for field in fields(Training)]
-    if unknown := sorted(set(data) - set(known)):
-        raise ValueError(f"unknown field {unknown[0]!r}; a case has {', '.join(sorted(known))}")
+    refuse_unknown_fields(Training, data)
     if "frames" not in data:
         raise ValueError("a case needs 'frames'")
     for name, value in data.items():

@@ -6,7 +6,7 @@ import os
 import tempfile
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch.distributed as dist
 from fixtures.ranks import Ranks
 from fixtures.trainer import Schedule, Step, Trained, at_toy_width, only_rank, run_trainer
 from fixtures.videos import IMAGE_ANNOTATIONS, VideoSpec, image_annotations, make_videos, video_annotations, write
+from verify.case import changed_fields, refuse_unknown_fields
 from verify.check import Observation
 from verify.clip_forward import lacks_clip_forward
 from verify.finding import NotCovered, Violation
@@ -43,8 +44,7 @@ class Run:
 
     def as_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as JSON; the world size always."""
-        plain = asdict(self)
-        return {f.name: plain[f.name] for f in fields(self) if f.name == "world_size" or plain[f.name] != f.default}
+        return changed_fields(self, "world_size")
 
 
 def run_from_json(data: Mapping[str, Any]) -> Run:
@@ -53,10 +53,9 @@ def run_from_json(data: Mapping[str, Any]) -> Run:
     Raises:
         ValueError: with a sentence that says what is wrong.
     """
+    refuse_unknown_fields(Run, data)
     plain = asdict(Run())
     for name, value in data.items():
-        if name not in plain:
-            raise ValueError(f"unknown field {name!r}; a case has {', '.join(sorted(plain))}")
         if type(value) is not type(plain[name]) or (not isinstance(value, bool) and value < (name != "seed")):
             raise ValueError(f"{name} is {value!r}: expected {'true or false' if name == 'hold_out' else 'a number'}")
     return Run(**data)
@@ -155,9 +154,9 @@ class Agreement:
 def train_alone(rank: int, world_size: int, folder: str, target: Target, case: Run) -> Agreement:
     """Train on all ranks together; and each rank by itself on the same batches."""
     work = _Work(folder, target, case)
-    together = _run(work, "together", world_size, gradients=1)
+    together = _run(work, "together", world_size, first_gradient=True)
     with only_rank():
-        alone = _run(work, f"alone_{rank}", 1, gradients=1)
+        alone = _run(work, f"alone_{rank}", 1, first_gradient=True)
     # Compared here: gradients are too large to be sent to every rank.
     got, expected = together.steps[0].gradient, alone.steps[0].gradient
     same = got is not None and expected is not None and got.shape == expected.shape
