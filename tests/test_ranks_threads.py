@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -286,6 +287,8 @@ def _interrupts(rank: int, world_size: int) -> None:
 def test_an_interrupt_leaves_nothing_in_place() -> None:
     threads = Threads(patience=15.0)  # on a busy machine the interrupt comes late
     world = c10d._world
+    # A shell starts what runs in its background with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
             threads.run(_interrupts, 2)
@@ -293,6 +296,7 @@ def test_an_interrupt_leaves_nothing_in_place() -> None:
         assert type(os.environ) is os._Environ
         assert len(threads.run(gathers, 2, 1)) == 2
     finally:
+        signal.signal(signal.SIGINT, before)
         threads.close()
 
 
