@@ -40,6 +40,8 @@ BUGS = [
     ("TargetsOfAnotherFrame", OUTPUTS, r"frame \d's outputs are not those(.|\n)*indices"),
     ("ReusedMatching", OUTPUTS, r"frame 1's outputs are not those(.|\n)*indices"),
     ("TextOfFirstQuery", OUTPUTS, r"frame \d's outputs are not those"),
+    ("TextsOfFirstFrame", OUTPUTS, r"frame 1's outputs are not those"),
+    ("IgnoredPadding", OUTPUTS, r"frame \d's outputs are not those"),
     ("NoAuxiliaryOutputs", OUTPUTS, r"frame 0's outputs lack aux_outputs\[0\]"),
     ("FirstFrameInEvaluation", "test_evaluation_outputs", r"stage 1 holds the outputs of frame 0"),
     ("NoBoxesInEvaluation", "test_evaluation_outputs", r"in evaluation frame \d's outputs are not those"),

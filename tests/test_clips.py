@@ -47,18 +47,19 @@ def datapoints(spec: ClipSpec, batch: BatchedDatapoint) -> list[Datapoint]:
             for prompt in range(spec.prompts):
                 query = clip * spec.prompts + prompt
                 first = sum(counts[:query])
+                boxes = int((~stage.input_boxes_mask[query]).sum())
                 for number in range(first, first + counts[query]):
                     segment = target.segments[number] if spec.masks else None
                     images[frame].objects.append(Object(bbox=target.boxes[number], area=1.0, segment=segment))
                 queries.append(
                     FindQueryLoaded(
-                        query_text=batch.find_text_batch[query],
+                        query_text=batch.find_text_batch[stage.text_ids[query]],
                         image_id=frame,
                         object_ids_output=stage.object_ids[query],
                         is_exhaustive=True,
                         query_processing_order=frame,
-                        input_bbox=stage.input_boxes[:, query] if spec.boxes else None,
-                        input_bbox_label=stage.input_boxes_label[:, query] if spec.boxes else None,
+                        input_bbox=stage.input_boxes[:boxes, query] if boxes else None,
+                        input_bbox_label=stage.input_boxes_label[:boxes, query] if boxes else None,
                         inference_metadata=InferenceMetadata(
                             coco_image_id=clip * spec.frames + frame,
                             original_image_id=clip * spec.frames + frame,

@@ -449,8 +449,9 @@ def prompt_clip(rank: int, world_size: int, target: Target, case: Training) -> P
     with sam3_on_cpu(), torch.no_grad():
         model, batch = model_of(target, case), batch_of(case)
         draw = torch.Generator().manual_seed(case.seed)
-        queries = case.clips * case.prompts
-        frame, query = (int(torch.randint(size, (1,), generator=draw)) for size in (case.frames, queries))
+        frame = int(torch.randint(case.frames, (1,), generator=draw))
+        with_a_box = (~batch.find_inputs[frame].input_boxes_mask[:, 0]).nonzero().flatten()
+        query = int(with_a_box[torch.randint(len(with_a_box), (1,), generator=draw)])
         plain = all_tensors(read_stages(call(model, batch)))
         changed = {}
         for what in ("box", "label"):
