@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +51,13 @@ def read_configuration(name: str, overrides: Sequence[str] = ()) -> DictConfig:
     return config
 
 
-def _datasets(config: DictConfig) -> Iterator[tuple[str, DictConfig]]:
-    for phase, loader in (config.trainer.get("data") or {}).items():
-        if loader is not None and loader.get("dataset") is not None:
-            yield f"trainer.data.{phase}.dataset", loader.dataset
+def datasets(config: DictConfig) -> dict[str, DictConfig]:
+    """The datasets of a configuration, by the key where each lies."""
+    return {
+        f"trainer.data.{phase}.dataset": loader.dataset
+        for phase, loader in (config.trainer.get("data") or {}).items()
+        if loader is not None and loader.get("dataset") is not None
+    }
 
 
 def _path(node: DictConfig, key: str, where: str) -> Path | None:
@@ -76,7 +79,7 @@ def assert_files_are_there(config: DictConfig) -> None:
     Raises:
         ConfigurationError: naming the path, and the key that it comes from.
     """
-    for where, dataset in _datasets(config):
+    for where, dataset in datasets(config).items():
         folder, file = _path(dataset, "img_folder", where), _path(dataset, "ann_file", where)
         if folder is not None and not folder.is_dir():
             raise ConfigurationError(f"{where}.img_folder: there is no folder {folder}")

@@ -14,6 +14,8 @@ import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -22,12 +24,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from reference.coco_video import BadAnnotations
-from reference.configuration import ConfigurationError, assert_files_are_there, read_configuration
+from reference.configuration import ConfigurationError, assert_files_are_there, datasets, read_configuration
 from reference.video_dataset import UnusableClip
 from reference.without_cuda import trainer_without_cuda
 
 #: Exit status where the configuration, the data or the loss does not allow training.
 USAGE, FAILED = 2, 1
+#: What scipy, which sam3's matcher asks, says of costs that are no numbers.
+_NO_NUMBERS = "invalid numeric entries"
 #: Losses of layers before the last and of one-to-many matching, which the summary leaves out.
 _PARTS = re.compile(r"_aux_|_o2m")
 
@@ -79,12 +83,29 @@ def _below_hydra(error: BaseException) -> BaseException:
     return error
 
 
+def assert_data_can_be_used(config: DictConfig) -> None:
+    """Make the datasets of a configuration once: what is wrong with them should show before a model is built.
+
+    Raises:
+        UnusableClip, BadAnnotations: where the data cannot be trained on.
+    """
+    for dataset in datasets(config).values():
+        try:
+            with redirect_stdout(StringIO()):  # sam3's datasets print their length
+                instantiate(dataset)
+        except Exception as error:
+            cause = _below_hydra(error)
+            if isinstance(cause, (UnusableClip, BadAnnotations)):
+                raise cause from cause.__cause__
+            # Anything else may be due to making it alone, and comes again with the Trainer where it is not.
+
+
 def train(config: DictConfig) -> None:
     """Train with a configuration, on as many ranks as were started; rank 0 prints a summary at the end.
 
     Raises:
         UnusableClip, BadAnnotations: where the data cannot be trained on.
-        FloatingPointError: where the loss is no number.
+        FloatingPointError: where the loss, or an output of the model, is no number any more.
     """
     _become_the_only_rank()
     before = len(statistics(config))
@@ -94,7 +115,13 @@ def train(config: DictConfig) -> None:
         except InstantiationException as error:
             cause = _below_hydra(error)
             raise cause from cause.__cause__
-        trainer.run()
+        try:
+            trainer.run()
+        except ValueError as error:
+            if _NO_NUMBERS not in str(error):
+                raise
+            message = "training diverged: the model's outputs are not finite numbers any more; lower the learning rate"
+            raise FloatingPointError(message) from error
     if torch.distributed.get_rank() == 0:
         print(_summary(config, before))
     torch.distributed.destroy_process_group()
@@ -109,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = read_configuration(given.config, given.overrides)
         assert_files_are_there(config)
+        assert_data_can_be_used(config)
         if not config.trainer.get("model", {}).get("checkpoint_path"):
             logging.getLogger().warning("no checkpoint: the model starts from scratch, initialised by seed")
         train(config)

@@ -143,6 +143,18 @@ def test_refuses_in_one_line(
     assert printed.out == ""
 
 
+@pytest.mark.usefixtures("nothing_is_built")
+def test_refuses_data_before_anything_is_built(
+    videos: Videos, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*paths(videos, tmp_path), "scratch.frames=5"]) == FAILED
+    too_short = "2 of 2 clips have fewer than num_stages_sample=5 frames (video 1 has 4): lower it, or leave them out"
+    assert capsys.readouterr() == ("", f"error: {videos.folder / VIDEO_ANNOTATIONS}: {too_short}\n")
+    broken = write({"videos": [], "annotations": [], "categories": []}, tmp_path / "none.json")
+    assert main([*paths(videos, tmp_path)[::2], f"paths.annotations={broken}"]) == USAGE
+    assert capsys.readouterr() == ("", f"error: {broken}: holds no video\n")
+
+
 # Runs
 
 
@@ -233,6 +245,7 @@ def runs(videos: Videos, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         "no videos": toy(videos, nowhere, f"paths.annotations={no_videos}"),
         "short": toy(videos, nowhere, "scratch.frames=5"),
         "missing": toy(spoilt, nowhere, "scratch.workers=1", f"paths.checkpoint={checkpoint}"),
+        "diverging": toy(videos, folder / "diverging", "scratch.epochs=12", "scratch.lr_scale=1e30"),
     }
     return Runs(output, checkpoint, missing, no_videos, run_several(commands))
 
@@ -265,6 +278,7 @@ def test_ends_in_one_line_where_the_data_cannot_be_trained_on(runs: Runs) -> Non
     expected = {
         "no videos": (USAGE, f"{re.escape(str(runs.no_videos))}: holds no video"),
         "short": (FAILED, "2 of 2 clips have fewer than num_stages_sample=5 frames"),
+        "diverging": (FAILED, "training diverged: the model's outputs are not finite numbers any more"),
         "missing": (FAILED, f"frame 1 of video 1 cannot be read: {re.escape(str(runs.missing))}"),
     }
     for name, (status, message) in expected.items():
