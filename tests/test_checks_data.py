@@ -73,6 +73,14 @@ def test_what_comes_without_a_configuration_is_not_provided(carriers: Carriers) 
     assert "name it with --config FILE.yaml" in result.reason
 
 
+def test_a_loader_of_another_layout_is_not_judged(carriers: Carriers) -> None:
+    target = Target("reference", loader="sam3.train.data.coco_json_loaders:SAM3_VEVAL_API_FROM_JSON_NP")
+    result = judge(target, "test_own_objects", carriers)
+    assert result.outcome == NOT_PROVIDED, result
+    assert "SAM3_VEVAL_API_FROM_JSON_NP reads none of the layouts" in result.reason
+    assert "(COCO-video: AssertionError: Incorrect data format; COCO, an image a frame: Asser" in result.reason
+
+
 @pytest.mark.parametrize(
     ("case", "message"),
     [

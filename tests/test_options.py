@@ -48,6 +48,10 @@ def given(**options: object) -> argparse.Namespace:
         ({"loss": "reference.training:CORE_LOSS"}, "is not callable"),
         ({"train_step": "reference.training:nothing"}, "has no nothing"),
         ({"loader": "reference.coco_video:nothing"}, "has no nothing"),
+        (
+            {"loader": "sam3.train.data.coco_json_loaders:SAM3_VEVAL_API_FROM_JSON_NP"},
+            "SAM3_VEVAL_API_FROM_JSON_NP reads none of the layouts that videos come in here .* name another --loader",
+        ),
         ({"config": "/no/such/training.yaml"}, "--config /no/such/training.yaml: there is no such file"),
         ({"config": "tox.ini"}, "--config tox.ini: "),
         ({"only": "schedul"}, "neither a group .* nor a check; --list-checks names them"),

@@ -207,13 +207,18 @@ def configuration_of(target: Target) -> DictConfig:
     return config
 
 
-def lacks_configuration(target: Target) -> str | None:
+def lacks_data_path(target: Target) -> str | None:
     """Say why the data path of a target cannot be tried, or give None where it can."""
     try:
-        configuration_of(target)
+        refused = _refused_layouts(target)
     except ConfigurationError as error:
         return str(error)
-    return None
+    if len(refused) < len(_LAYOUTS):
+        return None
+    reasons = "; ".join(f"{_LAYOUTS[layout]}: {reason}" for layout, reason in refused.items())
+    return (
+        f"{loader_name(target)} reads none of the layouts that videos come in here ({reasons}): name another --loader"
+    )
 
 
 def declares(target: Target, option: str) -> bool:
@@ -324,21 +329,29 @@ def _annotations(target: Target, case: Loading) -> Path:
     return write(broken, videos.folder / f"missing_{case.missing}_{layout}")
 
 
+#: Layouts of annotations that the videos come with, the one to be preferred first.
+_LAYOUTS = {VIDEO_ANNOTATIONS: "COCO-video", IMAGE_ANNOTATIONS: "COCO, an image a frame"}
+
+
 @lru_cache(maxsize=8)
-def layout_of(target: Target) -> str:
-    """Which layout of annotations a target's loader reads; the first, where it reads none."""
-    folder = videos_of(Loading().spec()).folder
+def _refused_layouts(target: Target) -> Mapping[str, str]:
+    """The layouts of annotations that a target's loader fails on, with the error."""
     node = configuration_of(target).trainer.data.train.dataset.get("coco_json_loader")
     if node is None:
-        return IMAGE_ANNOTATIONS  # sam3's default reads images
-    for layout in (VIDEO_ANNOTATIONS, IMAGE_ANNOTATIONS):
+        return {VIDEO_ANNOTATIONS: "sam3's default is for images"}
+    folder, refused = videos_of(Loading().spec()).folder, {}
+    for layout in _LAYOUTS:
         try:
             with captured():
                 instantiate(node)(str(folder / layout)).getDatapointIds()
-        except Exception:
-            continue
-        return layout
-    return VIDEO_ANNOTATIONS
+        except Exception as error:  # whatever a loader says of what it was not made for
+            refused[layout] = why(error, "")
+    return refused
+
+
+def layout_of(target: Target) -> str:
+    """Which layout of annotations a target's loader reads; one reads some where ``lacks_data_path`` gives None."""
+    return next(layout for layout in _LAYOUTS if layout not in _refused_layouts(target))
 
 
 def loader_name(target: Target) -> str:

@@ -155,10 +155,10 @@ def _known(text: str | None, target: Target, checks: Mapping[str, Check]) -> tup
     return tuple(entry for entry in file.entries if entry.check in checks), file.path
 
 
-def _assert_configuration(target: Target) -> None:
-    from verify.loading import lacks_configuration  # imports sam3, which may be a checkout's, and its trainer
+def _assert_data_path(target: Target) -> None:
+    from verify.loading import lacks_data_path  # imports sam3, which may be a checkout's, and its trainer
 
-    if lacks := lacks_configuration(target):
+    if lacks := lacks_data_path(target):
         raise ValueError(lacks)
 
 
@@ -175,7 +175,7 @@ def read_options(given: argparse.Namespace, job: int | None) -> Options:
             assert named is None or callable(named)
         checks = select(given.only)
         if given.config or given.loader:
-            _assert_configuration(target)
+            _assert_data_path(target)
         known, known_from = _known(given.known, target, checks)
     except (TargetError, KnownError, ValueError) as error:
         raise UsageError(str(error)) from None

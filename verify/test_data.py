@@ -21,7 +21,7 @@ from verify.loading import (
     clips_of,
     declares,
     epochs_of,
-    lacks_configuration,
+    lacks_data_path,
     loader_name,
     loading_from_json,
     source_of,
@@ -53,7 +53,7 @@ data_check = partial(
     check,
     "data",
     from_json=loading_from_json,
-    lacks=lacks_configuration,
+    lacks=lacks_data_path,
     carriers=(THREADS,),
 )
 
@@ -468,7 +468,7 @@ def _limited(target: Target, world_sizes: WorldSizes) -> Cases:
 
 
 def _lacks_limits(target: Target) -> str | None:
-    lacks = lacks_configuration(target)
+    lacks = lacks_data_path(target)
     if lacks is None and not (declares(target, "max_query_num") or declares(target, "is_tiling_single_image")):
         return "the dataset has neither of the options max_query_num and is_tiling_single_image"
     return lacks

@@ -19,7 +19,7 @@ from verify.case import changed_fields, refuse_unknown_fields
 from verify.check import Observation
 from verify.clip_forward import lacks_clip_forward
 from verify.finding import NotCovered, Violation
-from verify.loading import captured, configuration_of, lacks_configuration, layout_of, source_of, why
+from verify.loading import captured, configuration_of, lacks_data_path, layout_of, source_of, why
 from verify.target import Target, load
 
 
@@ -63,7 +63,7 @@ def run_from_json(data: Mapping[str, Any]) -> Run:
 
 def lacks_trainer(target: Target) -> str | None:
     """Say why a target cannot be trained with sam3's Trainer, or give None where it can."""
-    if lacks := lacks_configuration(target):
+    if lacks := lacks_data_path(target):
         return lacks
     return lacks_clip_forward(target) if load(target).config is None else None
 
