@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -48,7 +50,10 @@ def test_bug_is_caught(bug: Seeded, carriers: Carriers) -> None:
 def test_global_normalisation_is_caught(carriers: Carriers) -> None:
     target = Target("reference", loss="reference.loss:recipe_loss")
     assert judge(target, "test_ddp_without_segmentation", carriers).outcome == PASSED
-    assert_caught(judge(target, "test_ddp_uneven_clips", carriers), POSTED["test_ddp_uneven_clips"])
+    finding = assert_caught(judge(target, "test_ddp_uneven_clips", carriers), POSTED["test_ddp_uneven_clips"])
+    assert re.search(r"all_reduce\(.*, issued in iteration \d, on a clip of \d frames", finding.details), (
+        finding.details
+    )
 
 
 @pytest.mark.xdist_group("processes")

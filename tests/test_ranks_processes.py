@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -120,6 +121,18 @@ def test_at_most_two_pools_are_alive(processes: Processes) -> None:
     processes.run(gathers, 3, 1)
     assert _gone(first)
     assert _ids(processes, 2) == second
+
+
+def _leaves_a_folder(rank: int, world_size: int) -> str:
+    return tempfile.mkdtemp()
+
+
+def test_what_ranks_leave_goes_with_them() -> None:
+    ranks = Processes(preload=PRELOAD)
+    folders = [Path(result.value) for result in ranks.run(_leaves_a_folder, 2)]
+    assert all(folder.is_dir() for folder in folders)
+    ranks.close()
+    assert not any(folder.exists() for folder in folders)
 
 
 @pytest.mark.parametrize("function", [leaves_something_in_flight, destroys_its_group])

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fixtures.clips import ClipSpec, make_clip
 from fixtures.cpu import sam3_on_cpu
-from fixtures.ranks import Ranks, RanksFailed, Threads, progress
+from fixtures.ranks import Ranks, RanksFailed, Threads, during, progress
 from fixtures.stir import stir
 from fixtures.toy import build_toy
 from reference import detection
@@ -314,8 +314,10 @@ def train(rank: int, world_size: int, target: Target, case: DataParallel) -> Tra
         for number in range(case.iterations):
             optimiser.zero_grad(set_to_none=True)
             used.clear()
+            clip = case.clip(rank, number)
             try:
-                loss = _step(target, wrapped, criterion, make_clip(case.clip(rank, number)))
+                with during(f"iteration {number + 1}, on a clip of {clip.frames} frames"):
+                    loss = _step(target, wrapped, criterion, make_clip(clip))
             except Exception as error:
                 unused = in_groups(set(names) - seen[-1].used) if seen else ""
                 told = f"; without gradient in iteration {number}: {unused}" if unused else ""
