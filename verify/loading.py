@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -78,7 +79,7 @@ class Loading:
         return 1
 
     def spec(self) -> VideoSpec:
-        return VideoSpec(videos=self.videos, frames=self.frames, objects=self.objects, seed=self.seed)
+        return VideoSpec(videos=self.videos, frames=self.frames, objects=self.objects, mixed=True, seed=self.seed)
 
     def as_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as JSON; the number of stages always."""
@@ -105,6 +106,10 @@ def loading_from_json(data: Mapping[str, Any]) -> Loading:
 # What arrives
 
 
+#: How the texts of a clip are marked as its own before it is put into a batch.
+_MARK = re.compile(r" in video (\d+)")
+
+
 @dataclass(frozen=True)
 class Query:
     """One text asked for in one frame, with what is expected."""
@@ -123,6 +128,12 @@ class Query:
         """Number of the category that the text names."""
         named = [number for number, name in enumerate(CATEGORIES) if name in self.text.lower()]
         return named[0] if len(named) == 1 else None
+
+    @property
+    def asked_of(self) -> int | None:
+        """Number of the video whose clip the text came with, where it was marked."""
+        found = _MARK.search(self.text)
+        return int(found[1]) if found else None
 
 
 #: The queries of each stage of a batch.
@@ -394,10 +405,21 @@ class _Path:
     mean: torch.Tensor
     std: torch.Tensor
 
-    def batch(self, *indices: int) -> Arrived:
+    def batch(self, *datapoints: Any) -> Arrived:
         """Collate clips and read the batch, which is the only value of what sam3's collators give."""
-        (batch,) = self.collate([self.dataset[index] for index in indices]).values()
+        (batch,) = self.collate([*datapoints]).values()
         return read_batch(batch, self.mean, self.std)
+
+    def clips(self) -> tuple[Arrived, ...]:
+        """Every clip by itself."""
+        return tuple(self.batch(self.dataset[index]) for index in range(len(self.dataset)))
+
+
+def _marked(datapoint: Any, video: int | None) -> Any:
+    """A datapoint whose texts say which video they came with: two clips may well ask for the same."""
+    for query in datapoint.find_queries:
+        query.query_text = f"{query.query_text} in video {video}"
+    return datapoint
 
 
 def _set_up(data: DictConfig, dataset: Any = None) -> _Path:
@@ -423,11 +445,13 @@ def clips_of(target: Target, case: Loading, together: bool = False) -> tuple[Arr
         try:
             path = _set_up(dataset_config(target, case))
             _announce(path.dataset, case.epoch)
-            loaded = tuple(path.batch(index) for index in range(len(path.dataset)))
+            clips = path.clips()
             if not together:
-                return loaded
-            first = {clip.images[0] and clip.images[0].video: index for index, clip in reversed([*enumerate(loaded)])}
-            return (path.batch(*sorted(first.values())),)
+                return clips
+            shown = [clip.images[0] for clip in clips]
+            videos = [None if image is None else image.video for image in shown]
+            first = sorted(videos.index(video) for video in set(videos))
+            return (path.batch(*(_marked(path.dataset[index], videos[index]) for index in first)),)
         except Exception as error:
             raise NoClip(why(error, written.getvalue())) from error
 
@@ -448,7 +472,7 @@ def epochs_of(target: Target, case: Loading, epochs: int) -> tuple[tuple[Arrived
             for epoch in range(epochs):
                 data.get_loader(epoch)
                 path = _set_up(config, copy.deepcopy(data.dataset))
-                seen.append(tuple(path.batch(index) for index in range(len(path.dataset))))
+                seen.append(path.clips())
             return tuple(seen)
         except Exception as error:
             raise NoClip(why(error, written.getvalue())) from error

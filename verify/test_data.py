@@ -258,7 +258,11 @@ def _load_together(ranks: Ranks, target: Target, case: Loading) -> Clips:
         raise Violation(f"no batch of clips arrives from {source_of(target, case.stages)}: {error}") from None
 
 
-@data_check(lambda target, sizes: _drawn(target, sizes, videos=st.integers(2, 3)), _load_together, cost=2)
+@data_check(
+    lambda target, sizes: _drawn(target, sizes, videos=st.integers(2, 3), objects=st.integers(2, 4)),
+    _load_together,
+    cost=2,
+)
 def test_clips_apart(case: Loading, observe: Observe, target: Target) -> None:
     """Clips in a batch keep their own images, texts and targets apart, in every stage.
 
@@ -271,8 +275,19 @@ def test_clips_apart(case: Loading, observe: Observe, target: Target) -> None:
     for stage, queries in enumerate(batch.stages):
         of_image: dict[int, int] = {}
         for query in queries:
+            shown = _shown(query, stage, batch)
+            if query.asked_of not in (None, shown.video):
+                raise Violation(
+                    f"stage {stage} asks for a text of video {query.asked_of} in frame {shown.frame} of video "
+                    f"{shown.video}",
+                    frame=stage,
+                    tensor="text_ids",
+                    expected=f"a text that came with video {shown.video}",
+                    got=query.text,
+                    table=_table(batch),
+                )
             of_image[query.image] = of_image.get(query.image, 0) + 1
-        videos = [shown.video for image in of_image if (shown := batch.images[image]) is not None]
+        videos = [seen.video for image in of_image if (seen := batch.images[image]) is not None]
         if len(of_image) != case.videos or sorted(videos) != list(range(case.videos)):
             raise Violation(
                 f"stage {stage} of a batch of {case.videos} clips is not of one frame a clip",

@@ -59,7 +59,7 @@ def _overfit(target: Target, world_sizes: WorldSizes) -> Cases:
 
 def _broken_off(target: Target, world_sizes: WorldSizes) -> Cases:
     sizes = world_sizes.filter(lambda size: 2 * size <= MAX_VIDEOS)
-    return sizes.map(lambda size: Run(size, videos=2 * size, frames=2, epochs=2, batch=size))
+    return sizes.map(lambda size: Run(size, videos=2 * size, frames=2, epochs=2, batch=size, decays=True))
 
 
 def _steps(steps: Sequence[Step], others: Sequence[Step]) -> list[list[object]]:

@@ -37,10 +37,12 @@ class Run:
     #: Clips in a step, over all ranks.
     batch: int = 2
     objects: int = 2
+    #: Whether the learning rate falls from step to step.
+    decays: bool = False
     seed: int = 0
 
     def schedule(self, ranks: int) -> Schedule:
-        return Schedule(self.epochs, self.frames, max(1, self.batch // ranks), self.seed)
+        return Schedule(self.epochs, self.frames, max(1, self.batch // ranks), self.decays, self.seed)
 
     def as_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as JSON; the world size always."""
@@ -57,7 +59,9 @@ def run_from_json(data: Mapping[str, Any]) -> Run:
     plain = asdict(Run())
     for name, value in data.items():
         if type(value) is not type(plain[name]) or (not isinstance(value, bool) and value < (name != "seed")):
-            raise ValueError(f"{name} is {value!r}: expected {'true or false' if name == 'hold_out' else 'a number'}")
+            raise ValueError(
+                f"{name} is {value!r}: expected {'true or false' if isinstance(plain[name], bool) else 'a number'}"
+            )
     return Run(**data)
 
 
