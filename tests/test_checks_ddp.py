@@ -40,13 +40,13 @@ def judge(target: Target, check: str, carriers: Carriers, carrier: str = PROCESS
     return Gate(target, carriers, SEEDED, process_world_sizes=(2,)).judge(registered()[check], carrier)
 
 
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("training processes")
 @pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))
 def test_bug_is_caught(bug: Seeded, carriers: Carriers) -> None:
     assert_caught(judge(Target(**bug.options), bug.check, carriers), bug.says)
 
 
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("training processes")
 def test_global_normalisation_is_caught(carriers: Carriers) -> None:
     target = Target("reference", loss="reference.loss:recipe_loss")
     assert judge(target, "test_ddp_without_segmentation", carriers).outcome == PASSED
@@ -56,7 +56,7 @@ def test_global_normalisation_is_caught(carriers: Carriers) -> None:
     )
 
 
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("training processes")
 @pytest.mark.parametrize("variant", CONFORMING.values(), ids=list(CONFORMING))
 def test_variant_passes(variant: Seeded, carriers: Carriers) -> None:
     for check in CHECKS:
@@ -64,7 +64,7 @@ def test_variant_passes(variant: Seeded, carriers: Carriers) -> None:
         assert result.outcome == PASSED, result.finding.render() if result.finding else result
 
 
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("training processes")
 def test_posted_fails_where_it_is_known_to(carriers: Carriers) -> None:
     for check in CHECKS:
         result = judge(Target("posted"), check, carriers)

@@ -16,7 +16,7 @@ from verify.target import Target
 from verify.training_run import Run, run_from_json
 
 pytest_plugins = ["tests.judging"]
-pytestmark = pytest.mark.xdist_group("processes")
+pytestmark = pytest.mark.xdist_group("training processes")
 
 CHECKS = [name for name, check in registered().items() if check.group == "trainer"]
 TRAINER_BUGS = {name: bug for name, bug in BUGS.items() if bug.check in CHECKS}

@@ -250,7 +250,7 @@ def runs(videos: Videos, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(output, checkpoint, missing, no_videos, run_several(commands))
 
 
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("training processes")
 def test_trains_and_writes_a_checkpoint(runs: Runs) -> None:
     first, path = runs.done["first"], runs.output / "checkpoints" / "checkpoint.pt"
     assert (first.status, first.errors) == (0, []), first.err
@@ -262,7 +262,7 @@ def test_trains_and_writes_a_checkpoint(runs: Runs) -> None:
     assert "no checkpoint: the model starts from scratch" in first.err
 
 
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("training processes")
 def test_goes_on_where_it_ended_and_ends(runs: Runs) -> None:
     more, again = runs.done["more"], runs.done["again"]
     assert more.status == again.status == 0
@@ -273,7 +273,7 @@ def test_goes_on_where_it_ended_and_ends(runs: Runs) -> None:
     assert again.out.endswith("nothing left to train: 3 epochs were done before; raise trainer.max_epochs\n")
 
 
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("training processes")
 def test_ends_in_one_line_where_the_data_cannot_be_trained_on(runs: Runs) -> None:
     expected = {
         "no videos": (USAGE, f"{re.escape(str(runs.no_videos))}: holds no video"),
@@ -289,13 +289,13 @@ def test_ends_in_one_line_where_the_data_cannot_be_trained_on(runs: Runs) -> Non
         assert "Traceback" not in done.out + done.err
 
 
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("training processes")
 def test_starts_from_a_checkpoint_without_a_word_of_keys_left_over(runs: Runs) -> None:
     err = runs.done["missing"].err
     assert not re.search("keep their initial values|has no place|no checkpoint", err), err
 
 
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("training processes")
 def test_ranks_of_torchrun_train_together_and_one_reports(videos: Videos, tmp_path: Path) -> None:
     launch = ("torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d")
     command = toy(videos, tmp_path, "scratch.epochs=1")
