@@ -243,6 +243,11 @@ def declares(target: Target, option: str) -> bool:
     return any(option in signature(maker).parameters for maker in makers)
 
 
+def loads_masks(target: Target) -> bool:
+    """Whether the target's configuration loads masks, so that a stage without them has lost them on the way."""
+    return bool(configuration_of(target).trainer.data.train.dataset.get("load_segmentation"))
+
+
 def source_of(target: Target, stages: int) -> str:
     """What the target's clips come from, as a finding names it; with what it lacks for clips of so many ``stages``."""
     name = loader_name(target)

@@ -24,6 +24,7 @@ from verify.loading import (
     lacks_data_path,
     loader_name,
     loading_from_json,
+    loads_masks,
     source_of,
     videos_of,
 )
@@ -164,6 +165,14 @@ def _assert_own_objects(clip: Arrived, target: Target, case: Loading) -> None:
                     table=_table(clip),
                 )
             for box, mask in zip(query.boxes, query.masks, strict=True):
+                if mask is None and case.masks and loads_masks(target):
+                    raise Violation(
+                        f"stage {stage} ({where}) expects no mask of an object that is annotated with one",
+                        frame=stage,
+                        tensor="segments",
+                        expected="a mask: the configuration's load_segmentation is on",
+                        table=_table(clip),
+                    )
                 if mask is not None and (not mask or _apart(box, mask) > NEAR):
                     raise Violation(
                         f"stage {stage} ({where}) expects a mask that does not lie in its box",
