@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from inspect import isclass, signature
 from pathlib import Path
@@ -154,6 +154,14 @@ def _corners(box: torch.Tensor) -> tuple[float, ...]:
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
+def _around_masks(target: Any) -> tuple[tuple[float, ...] | None, ...]:
+    """The box around the mask of each object of a stage, as ``Query.masks`` has them."""
+    if target.segments is None or not len(target.segments):
+        return (None,) * int(target.num_boxes.sum())
+    segments = zip(target.segments, target.is_valid_segment, strict=True)
+    return tuple(box_around(mask) or () if valid else None for mask, valid in segments)
+
+
 def read_batch(batch: Any, mean: torch.Tensor, std: torch.Tensor) -> Arrived:
     """Read a collated batch: what each stage asks for, of which image, and what it expects there.
 
@@ -162,17 +170,13 @@ def read_batch(batch: Any, mean: torch.Tensor, std: torch.Tensor) -> Arrived:
     images = tuple(look_at(image.float() * std + mean) for image in batch.img_batch)
     stages = []
     for find, target in zip(batch.find_inputs, batch.find_targets, strict=True):
-        queries, start = [], 0
+        queries, start, around = [], 0, _around_masks(target)
         for number, (image, text) in enumerate(zip(find.img_ids.tolist(), find.text_ids.tolist(), strict=True)):
             count = int(target.num_boxes[number])
-            masks: tuple[tuple[float, ...] | None, ...] = (None,) * count
-            if target.segments is not None and len(target.segments):
-                segments = zip(target.segments, target.is_valid_segment, strict=True)
-                masks = tuple(
-                    box_around(mask) or () if valid else None for mask, valid in [*segments][start : start + count]
-                )
             boxes = tuple(_corners(box) for box in target.boxes.view(-1, 4)[start : start + count])
-            queries.append(Query(batch.find_text_batch[text], image, images[image], boxes, masks))
+            queries.append(
+                Query(batch.find_text_batch[text], image, images[image], boxes, around[start : start + count])
+            )
             start += count
         stages.append(tuple(queries))
     return Arrived(tuple(stages), images)
@@ -473,11 +477,10 @@ def epochs_of(target: Target, case: Loading, epochs: int) -> tuple[tuple[Arrived
             config.shuffle = False
             config.enable_distributed_sampler = False
             data = instantiate(config)
-            seen = []
+            path, seen = _set_up(config, data.dataset), []
             for epoch in range(epochs):
                 data.get_loader(epoch)
-                path = _set_up(config, copy.deepcopy(data.dataset))
-                seen.append(path.clips())
+                seen.append(replace(path, dataset=copy.deepcopy(path.dataset)).clips())
             return tuple(seen)
         except Exception as error:
             raise NoClip(why(error, written.getvalue())) from error

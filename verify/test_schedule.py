@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from hypothesis import strategies as st
 
+from fixtures.ranks import Collective
 from fixtures.scripted import LAYOUTS
 from reference import schedule
 from reference.detection import Suppression
@@ -308,6 +309,12 @@ def _lacks_nms(target: Target) -> str | None:
     return lacks
 
 
+def _violation_by(collective: Collective, rank: int, message: str, expected: str, got: str) -> Violation:
+    """A violation by a collective of ``rank``, which says in which call it was issued."""
+    call, frame = call_in(collective.during)
+    return Violation(message, rank=rank, call=call, frame=frame, expected=expected, got=got)
+
+
 def _perhaps_nms(target: Target) -> st.SearchStrategy[Suppression | None]:
     return st.none() if _lacks_nms(target) else st.none() | suppressions()
 
@@ -345,12 +352,10 @@ def test_waits_for_handles(case: Scan, observe: Observe, target: Target) -> bool
     for rank in seen.ranks:
         for number, collective in enumerate(rank.collectives):
             if collective.input_changed:
-                number_of_call, frame = call_in(collective.during)
-                raise Violation(
+                raise _violation_by(
+                    collective,
+                    rank.rank,
                     f"the input of collective {number}, {collective.describe()}, was changed in place under way",
-                    rank=rank.rank,
-                    call=number_of_call,
-                    frame=frame,
                     expected="an input left alone until its handle is waited on",
                     got="a write between issue and wait",
                 )
@@ -373,12 +378,10 @@ def test_contiguous_collectives(case: Scan, observe: Observe, target: Target) ->
     for rank in seen.ranks:
         for number, collective in enumerate(rank.collectives):
             if not collective.contiguous:
-                call, frame = call_in(collective.during)
-                raise Violation(
+                raise _violation_by(
+                    collective,
+                    rank.rank,
                     f"collective {number}, {collective.describe()}, was given memory that is not contiguous",
-                    rank=rank.rank,
-                    call=call,
-                    frame=frame,
                     expected="contiguous() before the collective",
                     got=f"outputs of the detector laid out as {case.layout}",
                 )
@@ -410,12 +413,10 @@ def test_same_collectives(case: Scan, observe: Observe, target: Target) -> bool:
         at = next((i for i, pair in enumerate(zip(here, there, strict=False)) if pair[0] != pair[1]), None)
         at = min(len(here), len(there)) if at is None else at
         issued = sequence[at] if at < len(sequence) else sequences[0][at]
-        call, frame = call_in(issued.during)
-        raise Violation(
+        raise _violation_by(
+            issued,
+            rank.rank,
             f"collective {at} of rank {rank.rank} is not that of rank 0",
-            rank=rank.rank,
-            call=call,
-            frame=frame,
             expected=f"{there[at] if at < len(there) else 'no further collective'} ({len(there)} on rank 0)",
             got=f"{here[at] if at < len(here) else 'no further collective'} ({len(here)} on rank {rank.rank})",
         )
@@ -573,12 +574,10 @@ def test_gathering_off(case: Scan, observe: Observe, target: Target) -> bool:
     for rank in seen.ranks:
         for number, collective in enumerate(rank.collectives):
             if shapes.intersection(collective.shapes):
-                call, frame = call_in(collective.during)
-                raise Violation(
+                raise _violation_by(
+                    collective,
+                    rank.rank,
                     f"collective {number} sends tracker features, which gathering was turned off for",
-                    rank=rank.rank,
-                    call=call,
-                    frame=frame,
                     expected="no features: gather_backbone_out=False",
                     got=collective.describe(),
                 )
