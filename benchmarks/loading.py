@@ -19,11 +19,11 @@ import torch
 from hydra.utils import instantiate
 from sam3.train.data.sam3_image_dataset import Sam3ImageDataset
 
-from fixtures.toy import IMAGE_SIZE
+from fixtures.synthetic.videos import IMAGE_ANNOTATIONS, VIDEO_ANNOTATIONS, VideoSpec, make_videos
+from fixtures.toy.shrink import IMAGE_SIZE
 from fixtures.trainer import plain_transforms
-from fixtures.videos import IMAGE_ANNOTATIONS, VIDEO_ANNOTATIONS, VideoSpec, make_videos
-from reference.coco_video import CocoVideo
-from reference.video_dataset import VideoClips
+from reference.data.coco_video import CocoVideo
+from reference.data.video_dataset import VideoClips
 
 FRAMES = 4
 SECONDS = 5.0

@@ -16,12 +16,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from fixtures.clips import ClipSpec, make_clip
-from fixtures.cpu import sam3_on_cpu
 from fixtures.ranks import Threads
-from reference.training import CORE_LOSS
-from verify.subject import construction
-from verify.target import Target, load
+from fixtures.synthetic.clips import ClipSpec, make_clip
+from fixtures.toy.cpu import sam3_on_cpu
+from reference.oracle.training import CORE_LOSS
+from verify.target.loading import load
+from verify.target.models import construction
+from verify.target.naming import Target
 
 TARGETS = ("reference", "posted")
 

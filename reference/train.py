@@ -23,10 +23,10 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from reference.coco_video import BadAnnotations
 from reference.configuration import ConfigurationError, assert_files_are_there, datasets, read_configuration
-from reference.video_dataset import UnusableClip
-from reference.without_cuda import trainer_without_cuda
+from reference.data.coco_video import BadAnnotations
+from reference.data.video_dataset import UnusableClip
+from reference.recipe.without_cuda import trainer_without_cuda
 
 #: Exit status where the configuration, the data or the loss does not allow training.
 USAGE, FAILED = 2, 1

@@ -12,27 +12,27 @@ from dataclasses import replace
 
 import pytest
 
-from fixtures.forks.seeded import Bug
-from verify.check import PROCESSES, THREADS, registered
-from verify.finding import Finding
-from verify.gate import Carriers, Gate
-from verify.profile import Profile
-from verify.result import FAILED, Result
-from verify.target import Target
+from fixtures.forks.buffer.bugs import Bug
+from verify.engine.check import THREADS
+from verify.engine.finding import Finding
+from verify.engine.judge import Gate
+from verify.engine.launchers import Launchers
+from verify.engine.profile import Profile
+from verify.engine.result import FAILED, Result
+from verify.groups import PRELOADED, registered
+from verify.target.naming import Target
 
 #: As many cases as the gate draws by default, little time for making a failing one smaller.
 SEEDED = Profile("seeded", examples=25, process_examples=3, shrink_seconds=0.3)
 #: A few cases for each check: what must pass does so in all of them, so every one is run.
 FEW = Profile("few", examples=3, process_examples=1, shrink_seconds=0.3)
-
-
 CHECKS = registered()
 
 
 @pytest.fixture(scope="session")
-def carriers() -> Iterator[Carriers]:
+def launchers() -> Iterator[Launchers]:
     """The groups of ranks of all tests that judge: starting processes is what costs most."""
-    made = Carriers()
+    made = Launchers(preload=PRELOADED)
     yield made
     made.close()
 
@@ -40,14 +40,14 @@ def carriers() -> Iterator[Carriers]:
 class _TwoOrThreeRanks(Gate):
     """A gate that is quicker on threads."""
 
-    def world_sizes(self, carrier: str) -> tuple[int, ...]:
-        return (2, 3) if carrier == THREADS else super().world_sizes(carrier)
+    def world_sizes(self, launcher: str) -> tuple[int, ...]:
+        return (2, 3) if launcher == THREADS else super().world_sizes(launcher)
 
 
-def judge(target: str, check: str, carriers: Carriers, carrier: str = THREADS, profile: Profile = SEEDED) -> Result:
+def judge(target: str, check: str, launchers: Launchers, launcher: str = THREADS, profile: Profile = SEEDED) -> Result:
     """Judge a target by one check; with the profile ``FEW``, on few ranks."""
     gate = _TwoOrThreeRanks if profile is FEW else Gate
-    return gate(Target(target), carriers, profile).judge(CHECKS[check], carrier)
+    return gate(Target(target), launchers, profile).judge(CHECKS[check], launcher)
 
 
 def assert_caught(result: Result, says: str) -> Finding:
@@ -58,18 +58,15 @@ def assert_caught(result: Result, says: str) -> Finding:
     return result.finding
 
 
-def seeded_finding(bug: Bug, carriers: Carriers, carrier: str) -> Finding:
+def seeded_finding(bug: Bug, launchers: Launchers, launcher: str) -> Finding:
     """Judge a seeded bug by the check that it names, and give the finding; the finding's own case must fail again."""
     check = CHECKS[bug.check]
-    gate = Gate(Target(bug.target), carriers, SEEDED)
-    result = gate.judge(check, carrier)
+    gate = Gate(Target(bug.target), launchers, SEEDED)
+    result = gate.judge(check, launcher)
     assert (result.check, result.outcome, result.reason) == (bug.check, FAILED, ""), f"{bug.doc}: {result}"
     assert result.finding is not None
-    again = replace(gate, case=check.from_json(result.finding.case)).judge(check, carrier)
+    again = replace(gate, case=check.from_json(result.finding.case)).judge(check, launcher)
     assert again.outcome == FAILED, f"the case of the finding passes: {result.finding.render()}"
     assert again.finding is not None
     assert again.finding.case == result.finding.case
     return result.finding
-
-
-__all__ = ["CHECKS", "FEW", "PROCESSES", "SEEDED", "THREADS", "Carriers", "assert_caught", "judge", "seeded_finding"]

@@ -17,15 +17,21 @@ import pytest
 import torch
 
 from fixtures.ranks import RanksFailed, RendezvousError, Torchrun
-from fixtures.toy import CannotShrink
-from verify import options as gate_options
-from verify import report as reports
-from verify.check import GROUPS, HAZARD, PROCESSES, Check, registered
-from verify.finding import Finding
-from verify.gate import Carriers, Gate, violation_of
-from verify.result import FAILED, FAILURES, NOT_PROVIDED, PASSED, SKIPPED, XFAILED, Result, result_from_json
-from verify.subject import construction
-from verify.target import load
+from fixtures.toy.shrink import CannotShrink
+from verify import request
+from verify.engine import report as reports
+from verify.engine.check import HAZARD, PROCESSES, Check
+from verify.engine.finding import Finding
+from verify.engine.judge import Gate, violation_of
+from verify.engine.launchers import Launchers
+from verify.engine.options import Options, UsageError, job_world_size
+from verify.engine.result import FAILED, FAILURES, NOT_PROVIDED, PASSED, SKIPPED, XFAILED, Result, result_from_json
+from verify.groups import GROUPS, PRELOADED, registered
+from verify.target.fingerprint import identity
+from verify.target.loading import load
+from verify.target.models import construction
+from verify.target.naming import Target
+from verify.target.preload import announced
 
 FOLDER = Path(__file__).parent
 _PROPERTY = "verify"
@@ -35,21 +41,21 @@ _PROPERTY = "verify"
 class Session:
     """One verification inside one pytest process."""
 
-    options: gate_options.Options
-    carriers: Carriers
+    options: Options[Target]
+    launchers: Launchers
     parts: list[Result] = field(default_factory=list)
     report: reports.Report | None = None
 
     @property
     def rank(self) -> int:
-        return 0 if self.carriers.job is None else self.carriers.job.rank
+        return 0 if self.launchers.job is None else self.launchers.job.rank
 
 
 _SESSION = pytest.StashKey[Session]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    gate_options.add_options(parser)
+    request.add_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -79,7 +85,7 @@ def _explain(name: str) -> None:
     check = registered().get(name)
     if check is None:
         raise pytest.UsageError(f"--explain {name}: there is no such check; --list-checks names them")
-    print(f"{check.name} ({check.group}, {check.kind}; on {' and '.join(check.carriers)})\n\n{check.doc}")
+    print(f"{check.name} ({check.group}, {check.kind}; on {' and '.join(check.launchers)})\n\n{check.doc}")
 
 
 def _includes_gate(config: pytest.Config) -> bool:
@@ -95,8 +101,8 @@ def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def _job(options: gate_options.Options, config: pytest.Config) -> Torchrun | None:
-    if gate_options.job_world_size() is None:
+def _job(options: Options[Target], config: pytest.Config) -> Torchrun | None:
+    if job_world_size() is None:
         return None
     try:
         job = Torchrun(options.backend, on_abort=lambda failure: _abort(config, failure))
@@ -122,9 +128,9 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what sam3 imports; pytest's own filters are not in force yet
-            options = gate_options.read_options(config.option, gate_options.job_world_size())
+            options = request.read_options(config.option, job_world_size())
             construction(options.target, tracker=True)
-    except (gate_options.UsageError, CannotShrink) as error:
+    except (UsageError, CannotShrink) as error:
         raise pytest.UsageError(str(error)) from None
     job = _job(options, config)
     if job is not None:
@@ -134,7 +140,7 @@ def pytest_configure(config: pytest.Config) -> None:
             for name in ("xmlpath", "htmlpath"):
                 if hasattr(config.option, name):
                     setattr(config.option, name, None)
-    session = config.stash[_SESSION] = Session(options, Carriers(options.backend, job))
+    session = config.stash[_SESSION] = Session(options, Launchers(options.backend, job, PRELOADED))
     if not _is_worker(config):
         config.pluginmanager.register(_Collector(session))
 
@@ -167,11 +173,11 @@ def _check_of(item: pytest.Item) -> Check | None:
 
 
 def _on_processes(item: pytest.Item) -> bool:
-    return _check_of(item) is not None and item.callspec.params["carrier"] == PROCESSES  # type: ignore[attr-defined]
+    return _check_of(item) is not None and item.callspec.params["launcher"] == PROCESSES  # type: ignore[attr-defined]
 
 
 def _order(item: pytest.Item) -> tuple[bool, bool, int]:
-    """Sorts tests before checks and keeps their order, and checks by carrier and group."""
+    """Sorts tests before checks and keeps their order, and checks by launcher and group."""
     check = _check_of(item)
     return check is not None, _on_processes(item), GROUPS.index(check.group) if check else 0
 
@@ -187,8 +193,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if check is None:
             kept.append(item)
             continue
-        carrier = item.callspec.params["carrier"]  # type: ignore[attr-defined]
-        selected = check.name in gate.options.checks and carrier in gate.options.carriers
+        launcher = item.callspec.params["launcher"]  # type: ignore[attr-defined]
+        selected = check.name in gate.options.checks and launcher in gate.options.launchers
         (kept if selected else dropped).append(item)
         scale = max(1, gate.options.profile.examples // 25)
         item.add_marker(pytest.mark.timeout(300 * scale))
@@ -198,7 +204,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = sorted(kept, key=_order)
     reports_only = bool(getattr(config.option, "numprocesses", None))  # xdist's controller judges nothing
     if not (reports_only or _is_worker(config)) and any(_on_processes(item) for item in items):
-        gate.carriers.prepare(gate.options.target)
+        with announced(gate.options.target):
+            gate.launchers.prepare()
 
 
 @dataclass(frozen=True)
@@ -208,18 +215,18 @@ class GateOfItem:
     session: Session
     item: pytest.Item
 
-    def run(self, check: Check, carrier: str) -> None:
+    def run(self, check: Check, launcher: str) -> None:
         options = self.session.options
         gate = Gate(
             options.target,
-            self.session.carriers,
+            self.session.launchers,
             options.profile,
             options.known,
             options.world_sizes,
             options.seed,
             options.case,
         )
-        result = gate.judge(check, carrier)
+        result = gate.judge(check, launcher)
         self.item.user_properties.append((_PROPERTY, result.as_json()))
         text = result.finding.render() if result.finding else f"{result.check}: {result.reason}"
         if result.outcome == PASSED:
@@ -261,17 +268,16 @@ def _conclude(gate: Session, measure: bool) -> reports.Report:
     expected = {name: options.parts(check) for name, check in options.checks.items()}
     selected = {name: check for name, check in options.checks.items() if expected[name]}
     # Whether an entry is stale is told by a run of all its cases only.
-    known = {entry.check for entry in options.known} if options.case is None and len(options.carriers) > 1 else ()
+    known = {entry.check for entry in options.known} if options.case is None and len(options.launchers) > 1 else ()
     results, verdict, because = reports.conclude(selected, gate.parts, options.hazards_fail, expected, known)
     loaded = load(options.target)
-    job = gate.carriers.job
+    job = gate.launchers.job
     notes = [f"not verified: {name} also has a buffer; name it with --target" for name in loaded.also_found]
     environment = reports.environment(
         options.backend, job.world_sizes()[0] if job else None, options.profile.name, options.seed
     )
     return reports.Report(
-        options.target,
-        str(loaded.origin),
+        identity(options.target),
         environment,
         results,
         verdict,
@@ -286,7 +292,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     gate = session.config.stash.get(_SESSION, None)
     if gate is None:
         return
-    gate.carriers.close()
+    gate.launchers.close()
     if _is_worker(session.config):
         return
     gate.report = _conclude(gate, measure=gate.rank == 0)
@@ -319,7 +325,7 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
         finding = Finding(
             check=name,
             target=gate.options.target.spec,
-            carrier="torchrun",
+            launcher="torchrun",
             message=violation.message,
             replay=f"torchrun --nproc-per-node {os.environ['WORLD_SIZE']} -m pytest verify "
             f"{gate.options.target.options()} --only {name}",

@@ -13,14 +13,17 @@ from torch import nn
 
 from fixtures.ranks import RanksFailed, Threads
 from fixtures.ranks.environment import environment_of_rank
-from fixtures.toy import CannotShrink, build_toy
-from verify.clip_forward import lacks_clip_forward
-from verify.clip_observation import GradientMap, map_gradients, on_one_rank
-from verify.clip_run import captured_output
-from verify.finding import Violation
-from verify.subject import construction
-from verify.target import BUFFER_METHOD, Target, load
-from verify.training import Training
+from fixtures.toy.build import build_toy
+from fixtures.toy.shrink import CannotShrink
+from verify.clips.capture import captured_output
+from verify.clips.case import Training
+from verify.clips.forward import why_no_clip_forward
+from verify.clips.observe import on_one_rank
+from verify.engine.finding import Violation
+from verify.target.loading import load
+from verify.target.models import construction
+from verify.target.naming import BUFFER_METHOD, Target
+from verify.training.gradient_map import GradientMap, map_gradients
 
 #: The clip that the statements are measured on.
 CLIP = Training(frames=4)
@@ -103,7 +106,7 @@ def statements(target: Target) -> tuple[str, ...]:
 
     Measured once a process on a clip of four frames.
     """
-    if lacks_clip_forward(target) is not None:
+    if why_no_clip_forward(target) is not None:
         return ()
     seen = measured_gradients(target)
     temporal = (

@@ -1,0 +1,123 @@
+"""Bad input to the gate: each a sentence that says what to do, before anything is judged."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+from verify.engine.options import UsageError, job_world_size
+from verify.request import read_options
+
+
+def given(**options: object) -> argparse.Namespace:
+    defaults: dict[str, object] = {
+        "target": "sam3",
+        "builder": None,
+        "loss": None,
+        "train_step": None,
+        "loader": None,
+        "config": None,
+        "only": None,
+        "known": None,
+        "report": None,
+        "profile": "quick",
+        "backend": "gloo",
+        "hazards": "report",
+        "world_sizes": None,
+        "launcher": None,
+        "carrier": None,
+        "case": None,
+        "seed": None,
+    }
+    return argparse.Namespace(**{**defaults, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "sam4"}, "--target sam4: unknown target; name sam3, reference, posted, package.module:Class"),
+        ({"target": "no.such.module:Class"}, "module no.such.module does not import: ModuleNotFoundError"),
+        ({"target": "reference.oracle.schedule:NoClass"}, r"module reference.oracle.schedule .* has no NoClass"),
+        ({"target": "reference.oracle.schedule:Step"}, "is not a class of torch modules"),
+        ({"target": "a b:c"}, "expected package.module:Name"),
+        ({"target": "/no/such/checkout"}, "no such folder"),
+        ({"target": "./tests"}, "holds no package sam3"),
+        ({"builder": "reference.recipe.builder:nothing"}, "has no nothing"),
+        ({"builder": "reference.oracle.schedule"}, "expected package.module:Name"),
+        ({"loss": "reference.oracle.training:CORE_LOSS"}, "is not callable"),
+        ({"train_step": "reference.oracle.training:nothing"}, "has no nothing"),
+        ({"loader": "reference.data.coco_video:nothing"}, "has no nothing"),
+        (
+            {"loader": "sam3.train.data.coco_json_loaders:SAM3_VEVAL_API_FROM_JSON_NP"},
+            "SAM3_VEVAL_API_FROM_JSON_NP reads none of the layouts that videos come in here .* name another --loader",
+        ),
+        ({"config": "/no/such/training.yaml"}, "--config /no/such/training.yaml: there is no such file"),
+        ({"config": "tox.ini"}, "--config tox.ini: "),
+        ({"only": "schedul"}, "neither a group .* nor a check; --list-checks names them"),
+        ({"only": "schedule,test_nothing"}, "--only test_nothing"),
+        ({"only": ","}, "names nothing"),
+        ({"world_sizes": "0"}, "a world size is from 1 to 64, not 0"),
+        ({"world_sizes": "2,65"}, "a world size is from 1 to 64, not 65"),
+        ({"world_sizes": "two"}, "expected numbers"),
+        ({"report": "/no/such/folder/report.json"}, "there is no folder /no/such/folder"),
+        ({"known": "/no/such/known.toml"}, "--known /no/such/known.toml: No such file"),
+        ({"case": "{}"}, "name the check with --only"),
+        ({"case": "{", "only": "test_coverage"}, "--case: Expecting property name"),
+        ({"case": "[]", "only": "test_coverage"}, "--case: not an object"),
+        ({"case": '{"frames": 1}', "only": "test_coverage"}, "--case: .*world_size"),
+        ({"case": '{"frames": 1, "world_size": 1, "speed": 1}', "only": "test_coverage"}, "unknown field 'speed'"),
+        ({"case": '{"frames": 0, "world_size": 1}', "only": "test_coverage"}, "--case: "),
+        ({"case": '{"frames": 1, "world_size": 99}', "only": "test_coverage"}, "from 1 to 64, not 99"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        read_options(given(**options), None)
+    assert "\n" not in str(caught.value)
+
+
+def test_nccl_without_enough_gpus() -> None:
+    world_size = torch.cuda.device_count() + 1
+    with pytest.raises(UsageError, match=f"needs a GPU a rank: {world_size} ranks, .* use --backend gloo"):
+        read_options(given(backend="nccl", world_sizes=str(world_size)), None)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "0"}, "a world size is from 1 to 64"),
+        ({"WORLD_SIZE": "65"}, "a world size is from 1 to 64"),
+        ({"WORLD_SIZE": "four"}, "WORLD_SIZE=four"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set and MASTER_ADDR is not: start with torchrun"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}, "MASTER_PORT is not"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}, "RANK is not"),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "RANK": "2"}, "from 0 to 1"),
+    ],
+)
+def test_bad_environment(variables: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        job_world_size(variables)
+
+
+def test_no_job() -> None:
+    assert job_world_size({}) is None
+    assert job_world_size({"WORLD_SIZE": "2", "MASTER_ADDR": "h", "MASTER_PORT": "1", "RANK": "1"}) == 2
+
+
+def test_sam3_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from verify import target
+
+    monkeypatch.setattr(target.importlib.util, "find_spec", lambda name: None)
+    target.load.cache_clear()
+    with pytest.raises(UsageError, match=r"sam3 is not installed: pip install sam3==0\.1\.4, or name a checkout"):
+        read_options(given(), None)
+
+
+def test_known_failures_of_the_release_apply_to_the_release_only(tmp_path: Path) -> None:
+    assert read_options(given(), None).known_from is not None
+    assert read_options(given(known="none"), None).known == ()
+    assert read_options(given(target="reference"), None).known_from is None
+    assert read_options(given(target="sam3.model.sam3_image:Sam3ImageOnVideoMultiGPU"), None).known_from is None

@@ -1,0 +1,71 @@
+"""Each check of sam3's Trainer fails on the bug it is for, and says so in its words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.forks.data import CONFORMING
+from fixtures.forks.data.configured import Fork, write_configuration
+from fixtures.forks.trainer import BUGS
+from tests.judging import assert_caught
+from verify.engine.check import PROCESSES
+from verify.engine.judge import Gate
+from verify.engine.launchers import Launchers
+from verify.engine.profile import PROFILES
+from verify.engine.result import NOT_PROVIDED, PASSED, Result
+from verify.groups import registered
+from verify.target.naming import Target
+from verify.trainer.case import Run, run_from_json
+
+pytest_plugins = ["tests.judging"]
+pytestmark = pytest.mark.xdist_group("training processes")
+CHECKS = [name for name, check in registered().items() if check.group == "trainer"]
+TRAINER_BUGS = {name: bug for name, bug in BUGS.items() if bug.check in CHECKS}
+#: Learning takes a minute; that nothing is learnt shows at once.
+SHORT = {"test_trainer_learns": Run(2, frames=2, hold_out=True, epochs=3, batch=4)}
+QUICK = [name for name in CHECKS if name not in SHORT]
+
+
+def judge(target: Target, check: str, launchers: Launchers) -> Result:
+    return Gate(target, launchers, PROFILES["quick"], case=SHORT.get(check)).judge(registered()[check], PROCESSES)
+
+
+@pytest.mark.parametrize("bug", TRAINER_BUGS.values(), ids=list(TRAINER_BUGS))
+def test_bug_is_caught(bug: Fork, launchers: Launchers, tmp_path: Path) -> None:
+    target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", bug)))
+    assert_caught(judge(target, bug.check, launchers), bug.says)
+
+
+@pytest.mark.parametrize(("name", "checks"), [("PlainWithEpochs", QUICK), ("a_category_a_clip", ["test_trainer_runs"])])
+def test_variant_passes(name: str, checks: list[str], launchers: Launchers, tmp_path: Path) -> None:
+    target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", CONFORMING[name])))
+    results = [judge(target, check, launchers) for check in checks]
+    assert [result for result in results if result.outcome != PASSED] == []
+
+
+def test_posted_gets_no_clip(launchers: Launchers) -> None:
+    finding = assert_caught(judge(Target("posted"), "test_trainer_runs", launchers), r"\(Not enough stages to sample\)")
+    message = "which makes datapoints of 1 frame where 4 are asked for: RuntimeError: Failed 100 times"
+    assert message in finding.message
+
+
+def test_a_target_without_a_forward_over_frames_is_not_provided(launchers: Launchers) -> None:
+    result = judge(Target("sam3", loader="reference.data.coco_video:CocoVideo"), "test_trainer_runs", launchers)
+    assert result.outcome == NOT_PROVIDED
+    assert "takes a single one" in result.reason
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [({"epochs": 0}, "epochs is 0: expected a number"), ({"hold_out": 1}, "true or false"), ({"gpus": 1}, "unknown")],
+)
+def test_malformed_case(case: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_from_json(case)
+
+
+def test_a_case_is_read_as_it_was_written() -> None:
+    case = Run(2, epochs=5, hold_out=True)
+    assert run_from_json(case.as_json()) == case

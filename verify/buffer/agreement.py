@@ -1,0 +1,180 @@
+"""Comparisons of what ranks saw with what is right; each raises a ``Violation`` whose message stands alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from fixtures.ranks import Collective
+from fixtures.synthetic.script import identify
+from reference.oracle import schedule
+from verify.buffer.observation import Call, RankSeen, Seen, expected_answer
+from verify.engine.finding import Violation, call_in
+from verify.tensors.describe import describe_difference, describe_tensor
+from verify.video.detector import DETECTIONS, features_of
+from verify.video.scan import Scan
+
+Table = Sequence[Sequence[object]]
+
+
+def describe_scripted(tensor: str, values: Any) -> str:
+    """A scripted tensor in one line, with what its first value says it is the output of."""
+    if not isinstance(values, torch.Tensor):
+        return describe_tensor(values)
+    origin = identify(tensor, values)
+    return f"{origin} ({describe_tensor(values)})" if origin else describe_tensor(values)
+
+
+def frames_around(case: Scan, rank: RankSeen, number: int) -> Table:
+    """A table of the calls around call ``number`` of a rank: who was expected and what came."""
+    rows: list[list[object]] = [["call", "frame", "delivered", "detected", "in the buffer after"]]
+    for call in rank.calls[max(0, number - 2) : number + 3]:
+        origin = identify("pred_boxes", torch.as_tensor(call.answer.get("pred_boxes", ())))
+        delivered = "not a detection" if origin is None else f"frame {origin.frame}, rank {origin.rank}"
+        mark = ">" if call.number == number else " "
+        detected = ", ".join(str(detected.frame) for detected in call.detected) or "-"
+        rows.append([f"{mark}{call.number}", call.visit.frame, delivered, detected, frame_set(call.resident)])
+    return rows
+
+
+def frame_set(frames: frozenset[int] | None) -> str:
+    return "not kept by frame" if frames is None else ", ".join(map(str, sorted(frames))) or "nothing"
+
+
+def ranks_own_first(case: Scan, call: Call) -> list[int]:
+    """All ranks that may have computed a call's frame, the one whose share it is first: padding repeats frames."""
+    own = schedule.detecting_rank(call.visit.frame, case.world_size)
+    return [own, *(rank for rank in range(case.world_size) if rank != own)]
+
+
+def _right(case: Scan, call: Call, tensor: str, got: torch.Tensor) -> bool:
+    """Whether a tensor is the visited frame's own detection, whichever rank computed it."""
+    return any(
+        torch.equal(expected_answer(case, call.visit, rank)[tensor], got) for rank in ranks_own_first(case, call)
+    )
+
+
+def assert_own_detections(seen: Seen, tensors: Sequence[str] = DETECTIONS) -> None:
+    """Every answer on every rank is the visited frame's own detection, bit for bit, under the visit's prompts."""
+    case = seen.case
+    for rank in seen.ranks:
+        for call in rank.calls:
+            expected = expected_answer(case, call.visit, schedule.detecting_rank(call.visit.frame, case.world_size))
+            for tensor in tensors:
+                got = call.answer.get(tensor)
+                if isinstance(got, torch.Tensor) and _right(case, call, tensor, got):
+                    continue
+                missing = not isinstance(got, torch.Tensor)
+                raise Violation(
+                    f"the answer has no {tensor}"
+                    if missing
+                    else f"the answer for frame {call.visit.frame} is not that frame's own detection",
+                    rank=rank.rank,
+                    call=call.number,
+                    frame=call.visit.frame,
+                    tensor=tensor,
+                    expected=describe_scripted(tensor, expected[tensor]),
+                    got="keys " + ", ".join(sorted(call.answer)) if missing else describe_scripted(tensor, got),
+                    table=frames_around(case, rank, call.number),
+                )
+
+
+def assert_same_tensor(
+    tensor: str, expected: torch.Tensor, got: Any, message: str, rank: RankSeen, call: Call, case: Scan | None = None
+) -> None:
+    """Two tensors have the same type, shape and bits."""
+    identical = isinstance(got, torch.Tensor) and got.dtype == expected.dtype and torch.equal(got, expected)
+    if identical:
+        return
+    shapes = isinstance(got, torch.Tensor) and got.shape == expected.shape
+    raise Violation(
+        message,
+        rank=rank.rank,
+        call=call.number,
+        frame=call.visit.frame,
+        tensor=tensor,
+        expected=describe_tensor(expected),
+        got=describe_tensor(got) + (f"; {describe_difference(expected, got)}" if shapes else ""),
+        table=frames_around(case, rank, call.number) if case else (),
+    )
+
+
+def _same_features(expected: Mapping[str, torch.Tensor], got: Mapping[str, Any], level: str) -> bool:
+    found, right = got.get(level), expected[level]
+    return (
+        isinstance(found, torch.Tensor)
+        and found.shape == right.shape
+        and torch.equal(found.to(torch.bfloat16), right.to(torch.bfloat16))
+    )
+
+
+def assert_features(
+    call: Call, rank: RankSeen, allowed: Sequence[Mapping[str, torch.Tensor]], case: Scan | None
+) -> None:
+    """An answer's tracker features are the frame's own up to bfloat16's rounding: one of those ``allowed``."""
+    got = features_of(call.answer)
+    expected = next((levels for levels in allowed if all(_same_features(levels, got, level) for level in levels)), None)
+    if expected is not None:
+        return
+    level = next(level for level in allowed[0] if not _same_features(allowed[0], got, level))
+    found = got.get(level)
+    raise Violation(
+        f"tracker features of level {level[-1]} are not the frame's own"
+        if found is not None
+        else f"the answer has no tracker features of level {level[-1]}",
+        rank=rank.rank,
+        call=call.number,
+        frame=call.visit.frame,
+        tensor=f"tracker_backbone_{level}",
+        expected=describe_tensor(allowed[0][level].to(torch.bfloat16)),
+        got=describe_tensor(found) if found is not None else "keys " + ", ".join(sorted(call.answer)),
+        table=frames_around(case, rank, call.number) if case else (),
+    )
+
+
+def assert_position_encoding(call: Call, rank: RankSeen, expected: Sequence[torch.Tensor]) -> None:
+    """An answer carries the tracker's position encoding of every level."""
+    found = features_of(call.answer).get("pos_enc")
+    levels = list(found) if isinstance(found, (list, tuple)) else [found]
+    equal = len(levels) == len(expected) and all(
+        isinstance(level, torch.Tensor) and torch.equal(level.float(), right)
+        for level, right in zip(levels, expected, strict=True)
+    )
+    if not equal:
+        raise Violation(
+            "the tracker's position encoding is missing or not the detector's",
+            rank=rank.rank,
+            call=call.number,
+            frame=call.visit.frame,
+            tensor="tracker_backbone_pos_enc",
+            expected="; ".join(describe_tensor(level) for level in expected),
+            got="; ".join(describe_tensor(level) for level in levels),
+        )
+
+
+def all_calls(seen: Seen) -> Iterable[tuple[RankSeen, Call]]:
+    return ((rank, call) for rank in seen.ranks for call in rank.calls)
+
+
+def chunk_numbers(frames: Iterable[int], world_size: int) -> set[int]:
+    return {frame // world_size for frame in frames}
+
+
+def resident_frames(rank: RankSeen, call: Call) -> frozenset[int]:
+    if call.resident is None:
+        raise Violation(
+            "the buffer holds no frame under its number, so what it keeps cannot be told",
+            rank=rank.rank,
+            call=call.number,
+            frame=call.visit.frame,
+            expected="integer keys, one a frame",
+        )
+    return call.resident
+
+
+def violation_by_collective(collective: Collective, rank: int, message: str, expected: str, got: str) -> Violation:
+    """A violation by a collective of ``rank``, which says in which call it was issued."""
+    call, frame = call_in(collective.during)
+    return Violation(message, rank=rank, call=call, frame=frame, expected=expected, got=got)

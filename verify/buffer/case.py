@@ -1,0 +1,154 @@
+"""How cases of the groups *schedule* and *parity* are drawn: scans and lists of visits, by what a check looks at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import strategies as st
+
+from fixtures.synthetic.scripted_detector import LAYOUTS
+from reference.oracle.detection import Suppression
+from verify.target.naming import Target
+from verify.video.detector import buffer_options
+from verify.video.scan import Scan, Visit, scans, suppressions
+from verify.video.scripting import why_no_scripted_buffer
+
+
+@st.composite
+def visit_lists(draw: st.DrawFn, world_sizes: st.SearchStrategy[int], max_frames: int = 24, **fixed: Any) -> Scan:
+    """Draw visits out of order, in both directions, without a repeated frame in a row."""
+    world_size = draw(world_sizes)
+    frames = draw(st.integers(2, max_frames))
+    reverse = draw(st.booleans())
+    order = draw(st.lists(st.integers(0, frames - 1), min_size=2, max_size=12))
+    return Scan(
+        frames,
+        world_size,
+        visits=tuple(Visit(frame, reverse) for frame in order),
+        asynchronous=draw(st.booleans()),
+        seed=draw(st.integers(0, 255)),
+        **{"gather": False, **fixed},
+    )
+
+
+WorldSizes = st.SearchStrategy[int]
+Scans = st.SearchStrategy[Scan]
+
+
+def scans_without_nms(target: Target, world_sizes: WorldSizes) -> Scans:
+    return scans(world_sizes, suppression=st.none())
+
+
+def full_scans(target: Target, world_sizes: WorldSizes) -> Scans:
+    return scans(world_sizes, suppression=st.none(), from_end=True)
+
+
+def several_ranks(world_sizes: WorldSizes) -> WorldSizes:
+    return world_sizes.filter(lambda size: size > 1)
+
+
+def why_no_nms(target: Target) -> str | None:
+    reason = why_no_scripted_buffer(target)
+    if reason is None and "run_nms" not in buffer_options(target):
+        return "the buffer has no argument run_nms"
+    return reason
+
+
+def perhaps_suppressions(target: Target) -> st.SearchStrategy[Suppression | None]:
+    return st.none() if why_no_nms(target) else st.none() | suppressions()
+
+
+def asynchronous_scans(target: Target, world_sizes: WorldSizes) -> Scans:
+    return scans(several_ranks(world_sizes), suppression=perhaps_suppressions(target), asynchronous=True)
+
+
+def scans_in_layouts(target: Target, world_sizes: WorldSizes) -> Scans:
+    layouts = tuple(layout for layout in LAYOUTS if layout != "contiguous")
+    return scans(several_ranks(world_sizes), suppression=st.none(), layouts=layouts)
+
+
+def any_scans(target: Target, world_sizes: WorldSizes) -> Scans:
+    return scans(several_ranks(world_sizes), suppression=perhaps_suppressions(target))
+
+
+@st.composite
+def scans_on_several_nodes(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    case = draw(scans(several_ranks(world_sizes), suppression=st.none(), layouts=("contiguous",)))
+    return replace(case, ranks_per_node=draw(st.integers(1, case.world_size - 1)))
+
+
+def scans_with_nms(target: Target, world_sizes: WorldSizes) -> Scans:
+    overlaps = suppressions("nms_use_iom" in buffer_options(target))
+    return scans(world_sizes, max_frames=20, suppression=overlaps)
+
+
+def scans_with_tracker(target: Target, world_sizes: WorldSizes) -> Scans:
+    return st.builds(
+        replace,
+        scans(world_sizes, suppression=perhaps_suppressions(target), gather=True, tracker=True, features=True),
+        gather=st.sampled_from((True, None)),  # the default follows from the backbone, which has a tracker neck
+    )
+
+
+def scans_without_gathering(target: Target, world_sizes: WorldSizes) -> Scans:
+    return scans(several_ranks(world_sizes), suppression=st.none(), gather=False, tracker=True, features=True)
+
+
+@st.composite
+def visits_in_any_order(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    if draw(st.booleans()):
+        return draw(visit_lists(world_sizes))
+    case = draw(scans(world_sizes, max_frames=20, suppression=st.none(), layouts=("contiguous",), gather=False))
+    start, reverse = draw(st.integers(0, case.frames - 1)), draw(st.booleans())
+    again = replace(case, start=start, reverse=reverse)
+    return replace(case, visits=case.calls() + again.calls())
+
+
+@st.composite
+def limited_scans(draw: st.DrawFn, target: Target, world_sizes: WorldSizes, resumed: bool) -> Scan:
+    case = draw(
+        scans(world_sizes, min_frames=2, max_frames=24, suppression=st.none(), layouts=("contiguous",), gather=False)
+    )
+    limit = draw(st.integers(1, len(case.calls())))
+    first = tuple(replace(visit, limit=limit, limit_from=case.start) for visit in case.calls()[:limit])
+    return replace(case, visits=first + case.calls()[limit:] if resumed else first)
+
+
+@st.composite
+def scans_with_prompt_a_frame(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    case = draw(
+        scans(world_sizes, min_frames=2, max_frames=12, suppression=st.none(), layouts=("contiguous",), gather=False)
+    )
+    return replace(
+        case, visits=tuple(replace(visit, geometric=visit.frame % 15 + 1) for visit in case.calls()), geometric=0
+    )
+
+
+@st.composite
+def scans_under_two_prompts(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    case = draw(
+        scans(world_sizes, max_frames=12, suppression=st.none(), layouts=("contiguous",), gather=False, geometric=0)
+    )
+    first = draw(st.sampled_from([(0, 1), (2, 0), (1, 2)]))
+    second = draw(st.sampled_from([(0, 2), (3, 0), (4, 1)]))
+    both = [
+        tuple(replace(visit, geometric=geometric, text=text) for visit in case.calls())
+        for geometric, text in (first, second)
+    ]
+    cut = draw(st.integers(1, len(both[0])))
+    return replace(case, visits=both[0][:cut] + both[1])
+
+
+@st.composite
+def scans_with_two_buffers(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    case = draw(scans_under_two_prompts(target, world_sizes))
+    prompts = [(visit.geometric, visit.text) for visit in case.calls()]
+    calls = [
+        replace(visit, buffer=int(prompt == prompts[-1])) for visit, prompt in zip(case.calls(), prompts, strict=True)
+    ]
+    return replace(case, visits=tuple(calls))
+
+
+def scans_without_tracker(target: Target, world_sizes: WorldSizes) -> Scans:
+    return scans(world_sizes, suppression=st.none(), gather=None, tracker=False, features=False)

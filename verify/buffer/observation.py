@@ -1,0 +1,213 @@
+"""What every rank computed, stored, evicted, gathered and returned in a scan."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from fixtures.ranks import Collective, Ranks, during, progress
+from fixtures.synthetic.script import Script
+from fixtures.synthetic.scripted_detector import Detected, numbered_prompt, numbered_text, stages
+from fixtures.toy.cpu import sam3_on_cpu
+from reference.oracle import detection
+from verify.engine.finding import call_in_words
+from verify.target.naming import Target
+from verify.video.detector import ANY_OTHER, DETECTIONS, FEATURE_FLAGS, buffer_of, buffer_options
+from verify.video.real import clip_of, prompt_of, real_detector
+from verify.video.scan import Scan, Visit
+from verify.video.scripting import scripted_detector
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the buffer on one rank."""
+
+    number: int
+    visit: Visit
+    #: What the call returned, copied: a tensor a key.
+    answer: Mapping[str, Any]
+    #: Frames in the buffer after the call (its integer keys), or None where it has other keys only.
+    resident: frozenset[int] | None
+    #: Detections made during the call (scripted detector only).
+    detected: tuple[Detected, ...]
+    #: After the last call, frames whose answers are still alive somewhere though they are not in the buffer.
+    held: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class RankSeen:
+    rank: int
+    calls: tuple[Call, ...]
+    collectives: tuple[Collective, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A case as all its ranks saw it."""
+
+    case: Scan
+    ranks: tuple[RankSeen, ...]
+
+
+Observe = Callable[[Scan], Seen]
+
+
+class CallFailed(Exception):
+    """The buffer raised; the message names the call and the frame."""
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().as_subclass(torch.Tensor).clone(memory_format=torch.contiguous_format)
+    if isinstance(value, (list, tuple)):
+        return [_copy(item) for item in value]
+    return value
+
+
+def _resident(buffer: Mapping[Any, Any]) -> frozenset[int] | None:
+    frames = frozenset(key for key in buffer if isinstance(key, int) and not isinstance(key, bool))
+    return None if buffer and not frames else frames
+
+
+def _options(declared: frozenset[str], case: Scan, visit: Visit) -> dict[str, Any]:
+    """Optional arguments of a call; those that a target does not declare are passed only where it swallows others."""
+    asking = declared.intersection(FEATURE_FLAGS) or (set(FEATURE_FLAGS) if ANY_OTHER in declared else set())
+    options: dict[str, Any] = dict.fromkeys(sorted(asking), case.features)
+    if case.suppression is not None:
+        options |= {
+            "run_nms": True,
+            "nms_prob_thresh": case.suppression.probability,
+            "nms_iou_thresh": case.suppression.iou,
+        }
+        if case.suppression.use_iom:
+            options["nms_use_iom"] = True
+    if visit.limit is not None:
+        options |= {"max_frame_num_to_track": visit.limit, "propagate_in_video_start_frame_idx": visit.limit_from}
+    return options
+
+
+def _visit_all(
+    model: Any,
+    declared: frozenset[str],
+    case: Scan,
+    find_inputs: Any,
+    inputs_of: Callable[[Visit], tuple[dict[str, Any], Any]],
+    calls: list[Detected],
+) -> tuple[Call, ...]:
+    """Call the buffer for every visit of a case; ``inputs_of`` gives backbone_out and geometric prompt of a visit."""
+    buffers: dict[int, dict[Any, Any]] = {visit.buffer: {} for visit in case.calls()}
+    given: list[tuple[int, list[weakref.ref[torch.Tensor]]]] = []
+    seen = []
+    for number, visit in enumerate(case.calls()):
+        buffer = buffers[visit.buffer]
+        backbone_out, geometric_prompt = inputs_of(visit)
+        before = len(calls)
+        name = call_in_words(number, visit.frame)
+        try:
+            with torch.no_grad(), during(name):
+                returned = buffer_of(model)(
+                    backbone_out=backbone_out,
+                    find_inputs=find_inputs,
+                    geometric_prompt=geometric_prompt,
+                    frame_idx=visit.frame,
+                    num_frames=case.frames,
+                    multigpu_buffer=buffer,
+                    track_in_reverse=visit.reverse,
+                    **_options(declared, case, visit),
+                )
+        except Exception as error:
+            raise CallFailed(f"{name}: {type(error).__name__}: {error}") from error
+        answer = returned[0] if isinstance(returned, tuple) else returned
+        copied = {key: _copy(value) for key, value in answer.items()}
+        given.append((visit.frame, [weakref.ref(answer[key]) for key in DETECTIONS if key in answer]))
+        seen.append(Call(number, visit, copied, _resident(buffer), tuple(calls[before:])))
+        del returned, answer
+        progress()
+    resident = {frame for buffer in buffers.values() for frame in _resident(buffer) or ()}
+    gone = [(frame, tensors) for frame, tensors in given if frame not in resident]
+    held = _alive(gone)
+    if held:  # perhaps in a cycle of references only; collecting takes longer than the scan
+        gc.collect()
+        held = _alive(gone)
+    return (*seen[:-1], replace(seen[-1], held=held))
+
+
+def _alive(given: Iterable[tuple[int, list[weakref.ref[torch.Tensor]]]]) -> frozenset[int]:
+    return frozenset(frame for frame, tensors in given if any(tensor() is not None for tensor in tensors))
+
+
+def script_of(case: Scan) -> Script:
+    """What the scripted detector answers in a case."""
+    return Script(case.prompts, case.layout, case.tracker, case.seed)
+
+
+def scripted_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
+    """One rank's part of a case with the scripted detector."""
+    detected: list[Detected] = []
+    model = scripted_detector(target, case, script_of(case), rank, detected)
+    find_inputs = stages(case.frames, case.prompts)
+    images = torch.arange(case.frames, dtype=torch.float32).view(-1, 1, 1, 1).expand(case.frames, 3, 2, 2)
+    # Callers keep one prompt object and the same text tensors for a scan, and make the dictionary anew for each call.
+    prompts = {visit.geometric: numbered_prompt(case.prompts, visit.geometric) for visit in case.calls()}
+    texts = {visit.text: numbered_text(case.prompts, visit.text) for visit in case.calls()}
+
+    def inputs_of(visit: Visit) -> tuple[dict[str, Any], Any]:
+        return {"img_batch_all_stages": images, **texts[visit.text]}, prompts[visit.geometric]
+
+    return _visit_all(model, buffer_options(target), case, find_inputs, inputs_of, detected)
+
+
+def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
+    """One rank's part of a case with the target's real detector at toy width."""
+    with sam3_on_cpu():
+        model = real_detector(target, case)
+        progress()
+        clip = clip_of(case)
+        text, prompt = detection.encode_text(model, clip), prompt_of(clip)
+
+        def inputs_of(visit: Visit) -> tuple[dict[str, Any], Any]:
+            return {"img_batch_all_stages": clip.img_batch, **text}, prompt
+
+        return _visit_all(model, buffer_options(target), case, clip.find_inputs, inputs_of, [])
+
+
+def observe_scripted(ranks: Ranks, target: Target, case: Scan) -> Seen:
+    """Run a case with the scripted detector.
+
+    Raises:
+        RanksFailed: when a rank fails, dies or hangs.
+    """
+    return _observe(ranks, scripted_scan, target, case)
+
+
+def observe_real(ranks: Ranks, target: Target, case: Scan) -> Seen:
+    """Run a case with the target's real detector; raises as ``observe_scripted`` does."""
+    return _observe(ranks, real_scan, target, case)
+
+
+def _observe(ranks: Ranks, scan: Callable[..., tuple[Call, ...]], target: Target, case: Scan) -> Seen:
+    results = ranks.run(scan, case.world_size, target, case, ranks_per_node=case.ranks_per_node)
+    return Seen(case, tuple(RankSeen(result.rank, result.value, result.collectives) for result in results))
+
+
+@lru_cache(maxsize=4096)
+def kept_by_nms(script: Script, suppression: detection.Suppression, frame: int) -> torch.Tensor:
+    """Which of a frame's scripted detections [P, Q] a plain NMS keeps; prompts and ranks do not bear on it."""
+    found = script.detection(frame, 0)
+    return detection.kept_detections(found["pred_logits"], found["pred_masks"], suppression)
+
+
+def expected_answer(case: Scan, visit: Visit, rank: int) -> dict[str, torch.Tensor]:
+    """The scripted detector's answer for a visit, computed by ``rank``, after the case's NMS."""
+    script = script_of(case)
+    answer = script.detection(visit.frame, rank, visit.geometric, visit.text)
+    if case.suppression is not None:
+        kept = kept_by_nms(script, case.suppression, visit.frame)
+        answer["pred_logits"] = detection.lower(answer["pred_logits"], kept)
+    return answer

@@ -1,0 +1,134 @@
+"""The real detector at toy width: the buffer on several processes against detection in a single one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from hypothesis import strategies as st
+
+from reference.oracle.detection import Suppression
+from verify.buffer.agreement import assert_features, assert_position_encoding, assert_same_tensor
+from verify.buffer.observation import Observe, observe_real
+from verify.engine.check import PROCESSES, check
+from verify.target.naming import Target
+from verify.video.detector import DETECTIONS, buffer_options, why_no_buffer
+from verify.video.real import has_tracker_neck, single_process
+from verify.video.scan import Scan, scan_from_json, scans
+
+parity_check = partial(
+    check,
+    "parity",
+    observation=observe_real,
+    from_json=scan_from_json,
+    why_not_provided=why_no_buffer,
+    launchers=(PROCESSES,),
+)
+
+#: A few chunks and a tail at every world size; a frame of the toy takes about 20 ms.
+MAX_FRAMES = 9
+#: A logit below this stands for a detection that NMS has removed.
+SUPPRESSED = -1e3
+
+
+def _real(
+    target: Target, world_sizes: st.SearchStrategy[int], suppression: st.SearchStrategy[Suppression | None]
+) -> st.SearchStrategy[Scan]:
+    return st.builds(
+        lambda case, boxes: Scan(**{**vars(case), "boxes": boxes}),
+        scans(
+            world_sizes,
+            min_frames=2,
+            max_frames=MAX_FRAMES,
+            suppression=suppression,
+            layouts=("contiguous",),
+            geometric=0,
+            gather=has_tracker_neck(target),
+        ),
+        st.integers(0, 2),
+    )
+
+
+def _plain(target: Target, world_sizes: st.SearchStrategy[int]) -> st.SearchStrategy[Scan]:
+    return _real(target, world_sizes, st.none())
+
+
+def _with_nms(target: Target, world_sizes: st.SearchStrategy[int]) -> st.SearchStrategy[Scan]:
+    # Scores of the perturbed weights lie between 0.65 and 0.8.
+    probability, overlap = st.sampled_from((0.5, 0.7, 0.73, 0.76)), st.sampled_from((0.15, 0.3, 0.45))
+    return _real(target, world_sizes, st.builds(Suppression, probability, overlap))
+
+
+@parity_check(_plain)
+def test_parity_detections(case: Scan, observe: Observe, target: Target) -> None:
+    """Several ranks find in every frame what one process finds in it alone, bit for bit.
+
+    Forward and in reverse, with tails, several texts and box prompts. Any difference is a frame, a prompt or a
+    number that went astray between the detector and its caller.
+    """
+    alone = single_process(target, case)
+    for rank in observe(case).ranks:
+        for call in rank.calls:
+            for tensor in DETECTIONS:
+                right = alone[call.visit.frame][tensor]
+                message = f"frame {call.visit.frame}'s {tensor} is not what a single process computes"
+                assert_same_tensor(tensor, right, call.answer.get(tensor), message, rank, call)
+
+
+def _why_no_nms(target: Target) -> str | None:
+    reason = why_no_buffer(target)
+    if reason is None and "run_nms" not in buffer_options(target):
+        return "the buffer has no argument run_nms"
+    return reason
+
+
+@parity_check(_with_nms, why_not_provided=_why_no_nms)
+def test_parity_nms(case: Scan, observe: Observe, target: Target) -> bool:
+    """With NMS on, several ranks suppress what a plain single-process mask NMS suppresses of the same detections.
+
+    On every frame and for every text. A detection that survives on several GPUs and not on one is an object tracked
+    twice.
+    """
+    alone = single_process(target, case)
+    for rank in observe(case).ranks:
+        for call in rank.calls:
+            right, got = alone[call.visit.frame], call.answer
+            for tensor in DETECTIONS:
+                message = f"frame {call.visit.frame}'s {tensor} after NMS is not what a single process computes"
+                expected, found = right[tensor], got.get(tensor)
+                if tensor == "pred_logits" and isinstance(found, torch.Tensor):  # how low is not the point
+                    expected, found = expected.clamp(min=SUPPRESSED), found.clamp(min=SUPPRESSED)
+                assert_same_tensor(tensor, expected, found, message, rank, call)
+    plain = single_process(target, replace(case, suppression=None))
+    assert case.suppression is not None
+    above = sum(int((frame["pred_logits"].sigmoid() > case.suppression.probability).sum()) for frame in plain)
+    return above > sum(int((frame["pred_logits"] > SUPPRESSED).sum()) for frame in alone)
+
+
+def _why_no_tracker(target: Target) -> str | None:
+    reason = why_no_buffer(target)
+    if reason is None and not has_tracker_neck(target):
+        return "the builder makes no tracker neck, so there are no features to hand on"
+    return reason
+
+
+def _perhaps_nms(target: Target, world_sizes: st.SearchStrategy[int]) -> st.SearchStrategy[Scan]:
+    if "run_nms" not in buffer_options(target):
+        return _plain(target, world_sizes)
+    return _plain(target, world_sizes) | _with_nms(target, world_sizes)
+
+
+@parity_check(_perhaps_nms, why_not_provided=_why_no_tracker)
+def test_parity_tracker_features(case: Scan, observe: Observe, target: Target) -> None:
+    """Several ranks hand on the tracker features that one process computes for the frame, up to bfloat16's rounding.
+
+    The tracker propagates masks with them; it runs on every rank, and must be given the same on each.
+    """
+    alone = single_process(target, case)
+    for rank in observe(case).ranks:
+        for call in rank.calls:
+            right = alone[call.visit.frame]
+            levels = {name.removeprefix("tracker_"): values for name, values in right.items() if "_fpn_" in name}
+            assert_features(call, rank, [levels], None)
+            assert_position_encoding(call, rank, [right[f"tracker_pos_enc_{level}"] for level in range(len(levels))])

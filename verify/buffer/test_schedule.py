@@ -1,0 +1,213 @@
+"""The buffer's bookkeeping, with a scripted detector whose every value tells what it is the output of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from reference.oracle import schedule
+from verify.buffer.agreement import (
+    all_calls,
+    assert_own_detections,
+    assert_same_tensor,
+    chunk_numbers,
+    frame_set,
+    frames_around,
+    resident_frames,
+)
+from verify.buffer.case import full_scans, scans_without_nms
+from verify.buffer.group import schedule_check
+from verify.buffer.observation import Observe
+from verify.engine.check import THREADS
+from verify.engine.finding import Violation
+from verify.target.naming import Target
+from verify.video.detector import DETECTIONS
+from verify.video.scan import Scan
+
+
+@schedule_check(scans_without_nms)
+def test_coverage(case: Scan, observe: Observe, target: Target) -> None:
+    """Every visited frame's answer is that frame's own detection, on every rank; nothing outside the clip is touched.
+
+    A frame answered with another frame's detections puts boxes and masks where the objects were, or will be; on a
+    single rank, it also makes ranks disagree, and the tracker that runs on all of them diverges.
+    """
+    seen = observe(case)
+    assert_own_detections(seen)
+    for rank, call in all_calls(seen):
+        outside = {frame for frame in call.resident or () if not 0 <= frame < case.frames}
+        if outside:
+            raise Violation(
+                f"the buffer holds a frame outside the clip's {case.frames}",
+                rank=rank.rank,
+                call=call.number,
+                frame=call.visit.frame,
+                expected=f"frames 0 to {case.frames - 1}",
+                got=frame_set(frozenset(outside)),
+                table=frames_around(case, rank, call.number),
+            )
+
+
+@schedule_check(scans_without_nms)
+def test_share_of_work(case: Scan, observe: Observe, target: Target) -> None:
+    """Rank r of a chunk that starts at b detects frame b + r, and no frame is detected twice in a scan.
+
+    Ranks whose chunk runs past the clip's end may repeat its last frame or idle. Work done twice, or by one rank for
+    all, costs the speed for which several GPUs are used.
+    """
+    seen = observe(case)
+    steps = case.steps()
+    begins = [built[0] for step in steps for built in step.built]
+    for rank in seen.ranks:
+        promised = schedule.share(steps, rank.rank, case.world_size, case.frames)
+        padding = [schedule.is_padding(begin, rank.rank, case.frames) for begin in begins]
+        made = [(call, detected.frame) for call in rank.calls for detected in call.detected]
+        frames = [frame for _, frame in made]
+        own = [frame for frame, idle in zip(promised, padding, strict=True) if not idle]
+        if frames == own:
+            continue
+        if len(frames) == len(promised) and all(
+            idle or frame == right for frame, right, idle in zip(frames, promised, padding, strict=True)
+        ):
+            continue
+        wrong = next((i for i, pair in enumerate(zip(promised, frames, strict=False)) if pair[0] != pair[1]), None)
+        at = wrong if wrong is not None else min(len(promised), len(frames))
+        call = made[at][0] if at < len(made) else rank.calls[-1]
+        raise Violation(
+            f"the rank detects other frames than its share of the {len(begins)} chunks",
+            rank=rank.rank,
+            call=call.number,
+            frame=call.visit.frame,
+            expected="frames " + (", ".join(map(str, promised)) or "none"),
+            got="frames " + (", ".join(map(str, frames)) or "none"),
+            table=frames_around(case, rank, call.number),
+        )
+
+
+@schedule_check(full_scans)
+def test_residency(case: Scan, observe: Observe, target: Target) -> None:
+    """After a call of a sequential scan the buffer holds at most two chunks, and one after the last call.
+
+    Every frame kept too long holds its masks and tracker features in the memory of every GPU; over a long video that
+    ends in out of memory.
+    """
+    for rank, call in all_calls(observe(case)):
+        allowed = 1 if call.number == len(case.calls()) - 1 else 2
+        resident = resident_frames(rank, call)
+        if len(chunk_numbers(resident, case.world_size)) > allowed:
+            raise Violation(
+                f"the buffer holds more than {allowed} chunk{'s' * (allowed > 1)} of {case.world_size} after the call",
+                rank=rank.rank,
+                call=call.number,
+                frame=call.visit.frame,
+                expected="frames " + frame_set(case.steps()[call.number].resident),
+                got="frames " + frame_set(resident),
+                table=frames_around(case, rank, call.number),
+            )
+        if call.held:
+            raise Violation(
+                f"frames {frame_set(call.held)} left the buffer, and their answers are kept alive elsewhere",
+                rank=rank.rank,
+                call=call.number,
+                frame=min(call.held),
+                expected="answers that nobody holds once their frame has left the buffer",
+                got=f"answers of {len(call.held)} frames alive after the scan",
+            )
+
+
+@schedule_check(scans_without_nms)
+def test_eviction_order(case: Scan, observe: Observe, target: Target) -> None:
+    """The chunk just left goes, whole, when the scan enters the next one, and never a frame not yet delivered.
+
+    In reverse, the same mirrored. A frame evicted before its turn is detected again, or answered with a KeyError
+    on some ranks while the others wait for them; one evicted late holds memory.
+    """
+    steps = case.steps()
+    for rank, call in all_calls(observe(case)):
+        step, resident = steps[call.number], resident_frames(rank, call)
+        scanned = {other.frame for other in steps}
+        lost = frozenset(step.chunk) & scanned - resident
+        waiting = {later.frame for later in steps[call.number + 1 :]} & lost
+        left = {frame for earlier in steps[: call.number] for frame in earlier.chunk} - set(step.chunk)
+        stale = resident & left
+        if lost or stale:
+            raise Violation(
+                (
+                    f"frames {frame_set(frozenset(waiting))} left the buffer before they were delivered"
+                    if waiting
+                    else f"frames {frame_set(lost)} of the chunk being scanned left the buffer before the scan did"
+                )
+                if lost
+                else f"frames {frame_set(frozenset(stale))} of a chunk already left are still in the buffer",
+                rank=rank.rank,
+                call=call.number,
+                frame=call.visit.frame,
+                expected="frames " + frame_set(step.resident),
+                got="frames " + frame_set(resident),
+                table=frames_around(case, rank, call.number),
+            )
+
+
+@schedule_check(scans_without_nms)
+def test_prefetch(case: Scan, observe: Observe, target: Target) -> None:
+    """Once a chunk's first frame is delivered, the next chunk in the direction of the scan is in the buffer.
+
+    And none past the clip's ends. Without it the gather's transfer does not overlap with detection; a chunk built
+    ahead in the wrong direction is work thrown away.
+    """
+    steps = case.steps()
+    for rank, call in all_calls(observe(case)):
+        step, resident = steps[call.number], resident_frames(rank, call)
+        missing = set(step.prefetched) - resident
+        passed = {frame for earlier in steps[: call.number + 1] for frame in earlier.chunk}
+        beyond = resident - passed - set(step.prefetched)
+        if missing or beyond:
+            raise Violation(
+                f"frames {frame_set(frozenset(missing))} of the next chunk are not in the buffer"
+                if missing
+                else f"frames {frame_set(frozenset(beyond))} are in the buffer, beyond the next chunk",
+                rank=rank.rank,
+                call=call.number,
+                frame=call.visit.frame,
+                expected="frames " + frame_set(step.resident),
+                got="frames " + frame_set(resident),
+                table=frames_around(case, rank, call.number),
+            )
+
+
+@schedule_check(full_scans)
+def test_reverse_equals_forward(case: Scan, observe: Observe, target: Target) -> None:
+    """A scan in reverse answers each frame as the scan forward does.
+
+    Tracking in reverse follows an object back from where it was prompted; it needs the same detections.
+    """
+    there = observe(replace(case, reverse=False, start=0))
+    back = observe(replace(case, reverse=True, start=case.frames - 1))
+    for forward, reverse in zip(there.ranks, back.ranks, strict=True):
+        answers = {call.visit.frame: call for call in forward.calls}
+        for call in reverse.calls:
+            for tensor in DETECTIONS:
+                right, got = answers[call.visit.frame].answer.get(tensor), call.answer.get(tensor)
+                if isinstance(right, torch.Tensor):
+                    message = f"frame {call.visit.frame} is answered otherwise in reverse than forward"
+                    assert_same_tensor(tensor, right, got, message, reverse, call, case)
+
+
+@schedule_check(scans_without_nms, launchers=(THREADS,))
+def test_world_size_independence(case: Scan, observe: Observe, target: Target) -> bool:
+    """The answers do not depend on the world size.
+
+    A model evaluated on eight GPUs and run on one must find the same objects. The scripted boxes tell which rank
+    computed them, so logits are compared here, and boxes through ``test_coverage``.
+    """
+    if case.world_size == 1:
+        return False
+    alone = observe(replace(case, world_size=1, asynchronous=False)).ranks[0]
+    for rank in observe(case).ranks:
+        for call, right in zip(rank.calls, alone.calls, strict=True):
+            got, logits = call.answer.get("pred_logits"), right.answer.get("pred_logits")
+            if isinstance(logits, torch.Tensor):
+                message = f"frame {call.visit.frame} is answered otherwise by {case.world_size} ranks than by one"
+                assert_same_tensor("pred_logits", logits, got, message, rank, call, case)
+    return True

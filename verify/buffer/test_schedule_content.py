@@ -1,0 +1,164 @@
+"""What an answer holds: every bit, the survivors of NMS, the frame's own tracker features."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from reference.oracle import schedule
+from verify.buffer.agreement import (
+    all_calls,
+    assert_features,
+    assert_own_detections,
+    assert_position_encoding,
+    assert_same_tensor,
+    frames_around,
+    ranks_own_first,
+)
+from verify.buffer.case import scans_with_nms, scans_with_tracker, scans_without_nms, scans_without_tracker, why_no_nms
+from verify.buffer.group import schedule_check
+from verify.buffer.observation import Observe, expected_answer, kept_by_nms, script_of
+from verify.engine.finding import Violation
+from verify.target.naming import Target
+from verify.tensors.describe import describe_tensor
+from verify.video.detector import DETECTIONS, FEATURE_FLAGS, buffer_options, features_of
+from verify.video.scan import Scan
+from verify.video.scripting import why_no_scripted_buffer
+
+#: Types that a gather may be tempted to save memory with.
+_SHORTER_TYPES = (torch.bfloat16, torch.float16)
+
+
+@schedule_check(scans_without_nms)
+def test_full_precision(case: Scan, observe: Observe, target: Target) -> None:
+    """Logits, boxes and masks arrive in the detector's own type, with every bit.
+
+    Scores and boxes that pass through a shorter type on their way between ranks differ from those of one GPU: scores
+    near a threshold flip, and the tracker is fed other boxes than the detector found.
+    """
+    seen = observe(case)
+    for rank, call in all_calls(seen):
+        right = expected_answer(case, call.visit, schedule.detecting_rank(call.visit.frame, case.world_size))
+        for tensor in DETECTIONS:
+            got = call.answer.get(tensor)
+            if not isinstance(got, torch.Tensor) or got.shape != right[tensor].shape:
+                continue  # a missing tensor is test_coverage's to report
+            if got.dtype != right[tensor].dtype:
+                raise Violation(
+                    f"{tensor} arrives as {got.dtype}, the detector computes {right[tensor].dtype}",
+                    rank=rank.rank,
+                    call=call.number,
+                    frame=call.visit.frame,
+                    tensor=tensor,
+                    expected=describe_tensor(right[tensor]),
+                    got=describe_tensor(got),
+                )
+            shorter = [
+                str(short) for short in _SHORTER_TYPES if torch.equal(got, right[tensor].to(short).to(got.dtype))
+            ]
+            if shorter:
+                message = f"{tensor} was rounded to {' or '.join(shorter)} on its way"
+                assert_same_tensor(tensor, right[tensor], got, message, rank, call, case)
+
+
+@schedule_check(scans_with_nms, why_not_provided=why_no_nms)
+def test_nms_suppression(case: Scan, observe: Observe, target: Target) -> None:
+    """NMS suppresses what a plain single-process mask NMS does: on every frame, for every prompt, at both thresholds.
+
+    Also on frames detected ahead of need. Survivors keep their logits, boxes and masks bit for bit. A frame that
+    escapes NMS, or meets it with other settings, gives the tracker one object twice; one suppressed too much loses it.
+    """
+    assert case.suppression is not None
+    seen = observe(case)
+    for rank, call in all_calls(seen):
+        plain = expected_answer(replace(case, suppression=None), call.visit, rank.rank)
+        logits = plain["pred_logits"]
+        kept = kept_by_nms(script_of(case), case.suppression, call.visit.frame)
+        got = call.answer.get("pred_logits")
+        if not isinstance(got, torch.Tensor) or got.shape != logits.shape:
+            continue  # a missing tensor is test_coverage's to report
+        survives = got.squeeze(-1) > -1e3
+        if not torch.equal(survives, kept):
+            prompt, query = (int(number) for number in (survives != kept).nonzero()[0])
+            raise Violation(
+                f"NMS {'keeps' if survives[prompt, query] else 'suppresses'} query {query} of prompt {prompt}, "
+                f"which a single-process NMS {'suppresses' if survives[prompt, query] else 'keeps'}",
+                rank=rank.rank,
+                call=call.number,
+                frame=call.visit.frame,
+                tensor="pred_logits",
+                expected=f"kept, a row a prompt: {kept.int().tolist()}",
+                got=f"kept, a row a prompt: {survives.int().tolist()}",
+                table=frames_around(case, rank, call.number),
+            )
+        if not torch.equal(got[kept], logits[kept]):
+            assert_same_tensor(
+                "pred_logits", logits[kept], got[kept], "NMS changed the logits of detections it keeps", rank, call
+            )
+    assert_own_detections(seen, [tensor for tensor in DETECTIONS if tensor != "pred_logits"])
+
+
+@schedule_check(scans_with_tracker)
+def test_tracker_features(case: Scan, observe: Observe, target: Target) -> None:
+    """With gathering on, an answer holds the frame's own tracker features: three levels in order, and their encoding.
+
+    They are exact up to bfloat16's rounding. The tracker propagates masks with them: those of another frame, or
+    levels exchanged, make masks drift without any error.
+    """
+    script = script_of(case)
+    for rank, call in all_calls(observe(case)):
+        visit = call.visit
+        allowed = [
+            script.features(visit.frame, computing, visit.geometric, visit.text)
+            for computing in ranks_own_first(case, call)
+        ]
+        assert_features(call, rank, allowed, case)
+        assert_position_encoding(call, rank, script.position_encoding())
+
+
+def _why_no_request(target: Target) -> str | None:
+    reason = why_no_scripted_buffer(target)
+    if reason is None and not buffer_options(target).intersection(FEATURE_FLAGS):
+        return f"the buffer has no argument {FEATURE_FLAGS[0]}"
+    return reason
+
+
+@schedule_check(scans_with_tracker, why_not_provided=_why_no_request)
+def test_features_on_request(case: Scan, observe: Observe, target: Target) -> None:
+    """Tracker features are in the answer when the call asks for them, and only then.
+
+    The argument ``return_sam2_backbone_feats`` exists so that a caller without a tracker does not hold three feature
+    maps a frame. Where it does nothing, every caller holds them.
+    """
+    for rank, call in all_calls(observe(replace(case, features=False))):
+        if unasked := sorted(features_of(call.answer)):
+            raise Violation(
+                "the answer holds tracker features that the call did not ask for",
+                rank=rank.rank,
+                call=call.number,
+                frame=call.visit.frame,
+                tensor=next(key for key in call.answer if key.endswith(unasked[0])),
+                expected="none: return_sam2_backbone_feats=False",
+                got=", ".join(key for key in call.answer if features_of({key: None})),
+            )
+    for rank, call in all_calls(observe(case)):
+        if not features_of(call.answer):
+            raise Violation(
+                "the answer lacks the tracker features that the call asked for",
+                rank=rank.rank,
+                call=call.number,
+                frame=call.visit.frame,
+                expected="three levels and their position encoding",
+                got="keys " + ", ".join(sorted(call.answer)),
+            )
+
+
+@schedule_check(scans_without_tracker)
+def test_without_tracker_neck(case: Scan, observe: Observe, target: Target) -> None:
+    """A detector without a tracker neck, built with ``gather_backbone_out`` at its default, answers every frame.
+
+    The recipe builds it so (``gather_backbone_out: null``, no instance interactivity). Gathering features that the
+    model does not have fails at the first call.
+    """
+    assert_own_detections(observe(case))

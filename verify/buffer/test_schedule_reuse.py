@@ -1,0 +1,118 @@
+"""A buffer used otherwise than for one scan in order: out of order, under limits or other prompts, a second time."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from verify.buffer.agreement import (
+    all_calls,
+    assert_own_detections,
+    chunk_numbers,
+    frame_set,
+    frames_around,
+    resident_frames,
+)
+from verify.buffer.case import (
+    limited_scans,
+    scans_under_two_prompts,
+    scans_with_prompt_a_frame,
+    scans_with_two_buffers,
+    visits_in_any_order,
+)
+from verify.buffer.group import schedule_check
+from verify.buffer.observation import Observe
+from verify.engine.check import HAZARD
+from verify.engine.finding import Violation
+from verify.target.naming import Target
+from verify.video.detector import ANY_OTHER, buffer_options
+from verify.video.scan import Scan
+from verify.video.scripting import why_no_scripted_buffer
+
+
+@schedule_check(lambda target, sizes: visits_in_any_order(target, sizes))
+def test_any_order_answers(case: Scan, observe: Observe, target: Target) -> None:
+    """Frames visited out of order, or scanned again with the same buffer, are answered with their own detections.
+
+    A user who jumps along the video, or tracks forward and then in reverse, does both.
+    """
+    assert_own_detections(observe(case))
+
+
+@schedule_check(lambda target, sizes: visits_in_any_order(target, sizes), kind=HAZARD)
+def test_any_order_residency(case: Scan, observe: Observe, target: Target) -> None:
+    """Frames visited out of order, or scanned again, leave no more than two chunks in the buffer.
+
+    Today's callers scan in order and start each scan with a new buffer. One that jumps along the video leaves a chunk
+    behind at each jump, in the memory of every GPU.
+    """
+    for rank, call in all_calls(observe(case)):
+        resident = resident_frames(rank, call)
+        if len(chunk_numbers(resident, case.world_size)) > 2:
+            raise Violation(
+                f"the buffer holds more than two chunks of {case.world_size} after the call",
+                rank=rank.rank,
+                call=call.number,
+                frame=call.visit.frame,
+                expected=f"at most two chunks, that of frame {call.visit.frame} among them",
+                got="frames " + frame_set(resident),
+                table=frames_around(case, rank, call.number),
+            )
+
+
+def _why_no_limit(target: Target) -> str | None:
+    reason = why_no_scripted_buffer(target)
+    if reason is None and not {"max_frame_num_to_track", ANY_OTHER} & buffer_options(target):
+        return "the buffer has no argument max_frame_num_to_track"
+    return reason
+
+
+@schedule_check(partial(limited_scans, resumed=False), why_not_provided=_why_no_limit)
+def test_limited_scan(case: Scan, observe: Observe, target: Target) -> None:
+    """A scan under ``max_frame_num_to_track`` answers every frame that it visits with the frame's own detection.
+
+    sam3's video predictor passes the limit with every call. A limit cuts a chunk short, and the ranks behind the cut
+    must not put what they have where a frame belongs.
+    """
+    assert_own_detections(observe(case))
+
+
+@schedule_check(partial(limited_scans, resumed=True), why_not_provided=_why_no_limit, kind=HAZARD)
+def test_resumed_scan(case: Scan, observe: Observe, target: Target) -> None:
+    """A scan that goes on past ``max_frame_num_to_track`` with the same buffer answers rightly.
+
+    If a chunk that the limit cut short is stored as if it were whole, the frames behind the limit are later answered
+    with the detection of the last frame before it. Callers that start each scan with a new buffer do not see it.
+    """
+    assert_own_detections(observe(case))
+
+
+@schedule_check(lambda target, sizes: scans_with_prompt_a_frame(target, sizes), kind=HAZARD)
+def test_prompt_of_each_frame(case: Scan, observe: Observe, target: Target) -> bool:
+    """A geometric prompt that differs from frame to frame reaches each frame's own detection.
+
+    Today's callers give one prompt for a scan. A frame built ahead of need with the prompt of the call that built it
+    is answered under a prompt that is a chunk late.
+    """
+    if len(case.calls()) < 2:
+        return False
+    assert_own_detections(observe(case))
+    return True
+
+
+@schedule_check(lambda target, sizes: scans_under_two_prompts(target, sizes), kind=HAZARD)
+def test_buffer_under_another_prompt(case: Scan, observe: Observe, target: Target) -> None:
+    """A buffer handed on to a scan under another prompt does not answer with the detections of the old one.
+
+    Today's callers start a new buffer with a new prompt. One that keeps it gets the objects of the prompt before.
+    """
+    assert_own_detections(observe(case))
+
+
+@schedule_check(lambda target, sizes: scans_with_two_buffers(target, sizes))
+def test_second_buffer(case: Scan, observe: Observe, target: Target) -> None:
+    """A second scan with the same model, another prompt and an empty buffer is answered by detections of its own.
+
+    So callers start each video and each prompt. Detections kept on the model, by frame, would answer the second
+    video with the objects of the first.
+    """
+    assert_own_detections(observe(case))

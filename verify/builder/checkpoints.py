@@ -1,0 +1,123 @@
+"""Building with a checkpoint in sam3's layout: what is loaded of it, and what is said of the rest."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from functools import lru_cache
+from io import StringIO
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from fixtures.ranks import Ranks
+from fixtures.toy.weights import perturb_weights
+from verify.builder.case import Build
+from verify.builder.observation import build_model, on_rank_zero
+from verify.clips.capture import captured_output
+from verify.target.naming import Target
+
+DETECTOR, TRACKER, PREDICTOR = "detector.", "tracker.", "inst_interactive_predictor.model."
+#: A prefix that is in no layout of sam3's.
+FOREIGN = "image_model."
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What came of building with a checkpoint."""
+
+    #: The file's key that was left out or changed, and its name in the model.
+    changed: tuple[str, str]
+    #: Keys of the file whose tensor is not in the model afterwards, though it has a place for it.
+    not_loaded: tuple[str, ...]
+    #: Whether the builder raised.
+    failed: bool
+    #: All that was said: exception, warnings, log (from warnings up), standard output and error.
+    said: str
+
+
+def _released(name: str) -> str:
+    """The key of a detector's tensor in a released checkpoint."""
+    return TRACKER + name.removeprefix(PREDICTOR) if name.startswith(PREDICTOR) else DETECTOR + name
+
+
+@lru_cache(maxsize=4)
+def _weights(target: Target, tracker: bool) -> Mapping[str, torch.Tensor]:
+    """The tensors of a model that no other build comes to."""
+    return perturb_weights(build_model(target, Build(tracker=tracker), 1), 1).state_dict()
+
+
+@contextmanager
+def _heard() -> Iterator[list[str]]:
+    """Catch warnings and log records, from warnings up, of any logger, and standard error."""
+    heard: list[str] = []
+
+    def listening(logger: logging.Logger, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            heard.append(record.getMessage())
+
+    errors = StringIO()
+    with (
+        mock.patch.object(logging.Logger, "handle", listening),
+        warnings.catch_warnings(record=True) as warned,
+        redirect_stderr(errors),
+    ):
+        warnings.simplefilter("always")
+        try:
+            yield heard
+        finally:
+            heard += [str(warning.message) for warning in warned]
+            heard.append(errors.getvalue())
+
+
+def _load(rank: int, world_size: int, target: Target, case: Build) -> Loading:
+    right = dict(_weights(target, case.tracker))
+    names = {_released(name): name for name in right}
+    file = {key: right[name] for key, name in names.items()}
+    floating = [key for key, tensor in file.items() if tensor.is_floating_point() and tensor.ndim == 2]
+    changed = floating[len(floating) // 2]
+    changed_name = names[changed]
+    if not case.tracker:
+        # A released checkpoint holds the tracker, whether or not the model has a place for it.
+        file[f"{TRACKER}maskmem_tpos_enc"] = torch.zeros(1)
+    if case.subject == "a missing key":
+        del file[changed]
+    elif case.subject == "a tensor of another shape":
+        file[changed] = torch.zeros(3, 5)
+    elif case.subject in ("a foreign prefix", "no prefix"):
+        prefix = FOREIGN if case.subject == "a foreign prefix" else ""
+        file = {prefix + names[key]: tensor for key, tensor in file.items() if key in names}
+        names = {prefix + name: name for name in right}
+        changed = prefix + changed_name
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "checkpoint.pt")
+        torch.save({"model": file} if case.nested else file, path)
+        failed, model = "", None
+        with captured_output() as written, _heard() as heard:
+            try:
+                model = build_model(target, case, checkpoint_path=path)
+            except Exception as error:
+                failed = str(error)
+            said = written()
+    loaded = {} if model is None else model.state_dict()
+    not_loaded = tuple(
+        key
+        for key, tensor in file.items()
+        if (name := names.get(key)) is not None
+        and not (name in loaded and loaded[name].shape == tensor.shape and torch.equal(loaded[name].cpu(), tensor))
+    )
+    return Loading((changed, changed_name), not_loaded, bool(failed), "\n".join([said, *heard, failed]))
+
+
+def observe_loading(ranks: Ranks, target: Target, case: Build) -> Loading:
+    """Build with a checkpoint in sam3's layout, whole or not fitting as ``case.subject`` says.
+
+    Raises:
+        RanksFailed: when the builder fails without one.
+    """
+    return on_rank_zero(ranks, _load, target, case)

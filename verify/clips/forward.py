@@ -1,0 +1,60 @@
+"""Whether a target has a forward that takes several frames at all."""
+
+from __future__ import annotations
+
+import traceback
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from fixtures.ranks import RanksFailed, Threads
+from fixtures.toy.cpu import sam3_on_cpu
+from fixtures.toy.shrink import CannotShrink
+from verify.clips.batch import batch_of
+from verify.clips.capture import captured_output
+from verify.clips.case import Training
+from verify.clips.run import model_of
+from verify.target.models import construction
+from verify.target.naming import Target
+
+
+def _refusal(rank: int, world_size: int, target: Target) -> str | None:
+    """How the forward itself refuses two frames where it takes one; None where it does not refuse."""
+    with sam3_on_cpu(), torch.no_grad():
+        model = model_of(target, Training(frames=1))
+        refused = None
+        for frames in (2, 1):
+            try:
+                model(batch_of(Training(frames=frames)))
+            except (AssertionError, NotImplementedError) as error:
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                own = type(model).forward.__code__
+                # An assertion further in is a crash of a forward that tried.
+                if frames == 1 or (place.filename, place.name) != (own.co_filename, own.co_name):
+                    return None
+                refused = f"{place.line} ({place.filename}, line {place.lineno})"
+            except Exception:
+                return None
+        return refused
+
+
+@lru_cache(maxsize=8)
+def why_no_clip_forward(target: Target) -> str | None:
+    """Say why a target has no forward over several frames, or give None where it has one, be it broken."""
+    try:
+        model = construction(target, tracker=False, segmentation=False, eval_mode=False).model
+    except CannotShrink as error:
+        return str(error)
+    name = type(model).__name__
+    if type(model).forward is nn.Module.forward:
+        return f"{name} has no forward"
+    ranks = Threads()
+    try:
+        with captured_output():
+            refused = ranks.run(_refusal, 1, target)[0].value
+    except RanksFailed:
+        return None
+    finally:
+        ranks.close()
+    return f"{name} has no forward over several frames: it takes a single one: {refused}" if refused else None

@@ -1,0 +1,195 @@
+"""Comparisons of the clips that arrive with the videos that they were made of."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+from fixtures.synthetic.videos import CATEGORIES, SIZE, Shown
+from verify.configuration.configured import loads_masks
+from verify.configuration.videos import videos_of
+from verify.data.batch import Arrived, Query
+from verify.data.case import Loading
+from verify.engine.finding import Violation
+from verify.target.naming import Target
+
+#: How far a box may lie off, in parts of the image: two pixels of the file, whose edges resizing blurs. From one frame
+#: to the next objects move four at least in both directions.
+NEAR = 2 / min(SIZE)
+
+
+def _box_text(box: Iterable[float]) -> str:
+    return "[" + ", ".join(f"{value:.3f}" for value in box) + "]"
+
+
+def clip_table(clip: Arrived) -> list[list[object]]:
+    """What each stage shows and expects."""
+    rows: list[list[object]] = [["stage", "video", "frame", "text", "boxes"]]
+    for stage, queries in enumerate(clip.stages):
+        for query in queries:
+            shown = query.shown
+            rows.append(
+                [
+                    stage,
+                    shown.video if shown else "?",
+                    shown.frame if shown else "?",
+                    query.text,
+                    " ".join(_box_text(box) for box in query.boxes) or "none",
+                ]
+            )
+    return rows
+
+
+def _distance(one: Iterable[float], other: Iterable[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def image_shown(query: Query, stage: int, clip: Arrived) -> Shown:
+    if query.shown is None:
+        raise Violation(
+            f"stage {stage} is given an image that shows none of the videos' frames",
+            frame=stage,
+            tensor="img_batch",
+            table=clip_table(clip),
+        )
+    return query.shown
+
+
+def assert_stages(clip: Arrived, count: int) -> None:
+    """Every stage is there, and asks for the same texts in the same order."""
+    if len(clip.stages) != count:
+        raise Violation(
+            f"{len(clip.stages)} stages arrive for a clip of {count} frames", expected=count, got=len(clip.stages)
+        )
+    first = [query.text for query in clip.stages[0]]
+    for stage, queries in enumerate(clip.stages):
+        texts = [query.text for query in queries]
+        if texts != first or not texts:
+            raise Violation(
+                f"stage {stage} asks for other texts than stage 0",
+                frame=stage,
+                tensor="text_ids",
+                expected=", ".join(first),
+                got=", ".join(texts) or "none",
+                table=clip_table(clip),
+            )
+
+
+def assert_own_objects(clip: Arrived, target: Target, case: Loading) -> None:
+    """Each query expects the objects of its category that its own image shows, where the image shows them."""
+    videos = videos_of(case.spec())
+    for stage, queries in enumerate(clip.stages):
+        for query in queries:
+            shown = image_shown(query, stage, clip)
+            if query.category is None:
+                raise Violation(f"stage {stage} asks for {query.text!r}, which is none of {', '.join(CATEGORIES)}")
+            tracks = videos.tracks[shown.video]
+            right = {number: box for number, box in shown.boxes.items() if tracks[number].category == query.category}
+            where = f"frame {shown.frame} of video {shown.video}, {query.text!r}"
+            for box in query.boxes:
+                if not right or min(_distance(box, other) for other in right.values()) > NEAR:
+                    raise Violation(
+                        f"stage {stage} ({where}) expects a box where its image shows no such object",
+                        frame=stage,
+                        tensor="boxes",
+                        expected=" ".join(_box_text(other) for other in right.values()) or "none",
+                        got=_box_text(box),
+                        table=clip_table(clip),
+                    )
+            if len(query.boxes) != len(right):
+                raise Violation(
+                    f"stage {stage} ({where}) expects {len(query.boxes)} objects where its image shows {len(right)}",
+                    frame=stage,
+                    tensor="num_boxes",
+                    expected=len(right),
+                    got=len(query.boxes),
+                    table=clip_table(clip),
+                )
+            for box, mask in zip(query.boxes, query.masks, strict=True):
+                if mask is None and case.masks and loads_masks(target):
+                    raise Violation(
+                        f"stage {stage} ({where}) expects no mask of an object that is annotated with one",
+                        frame=stage,
+                        tensor="segments",
+                        expected="a mask: the configuration's load_segmentation is on",
+                        table=clip_table(clip),
+                    )
+                if mask is not None and (not mask or _distance(box, mask) > NEAR):
+                    raise Violation(
+                        f"stage {stage} ({where}) expects a mask that does not lie in its box",
+                        frame=stage,
+                        tensor="segments",
+                        expected=_box_text(box),
+                        got=_box_text(mask) if mask else "an empty mask",
+                        table=clip_table(clip),
+                    )
+
+
+def assert_in_order(clip: Arrived, case: Loading) -> int:
+    """The stages show one video at one stride; gives the stride, below 0 where the clip runs backwards."""
+    shown = [image_shown(queries[0], stage, clip) for stage, queries in enumerate(clip.stages)]
+    frames = [image.frame for image in shown]
+    videos = {image.video for image in shown}
+    for stage, queries in enumerate(clip.stages):
+        if len({query.image for query in queries}) > 1:
+            raise Violation(
+                f"the queries of stage {stage} are of different images", frame=stage, table=clip_table(clip)
+            )
+    steps = {later - earlier for earlier, later in itertools.pairwise(frames)}
+    if len(videos) > 1 or len(steps) > 1 or 0 in steps:
+        raise Violation(
+            "the stages do not run through one video at one stride",
+            tensor="img_ids",
+            expected="one video, equal steps",
+            got=f"videos {sorted(videos)}, frames {frames}",
+            table=clip_table(clip),
+        )
+    step = steps.pop() if steps else case.stride_min
+    # A video too short for the stride is sampled as widely as it can be.
+    widest = (case.frames - 1) // max(1, case.stages - 1)
+    low, high = min(case.stride_min, widest), min(case.stride_max, widest)
+    if not low <= abs(step) <= high or (step < 0 and not case.reverse):
+        direction = " or backwards" if case.reverse else ", forwards"
+        raise Violation(
+            f"the stages run at a stride of {step}",
+            tensor="img_ids",
+            expected=f"{low} to {high}{direction}",
+            got=f"frames {frames}",
+            table=clip_table(clip),
+        )
+    return step
+
+
+#: Scale and place in both directions.
+Placement = tuple[float, float, float, float]
+
+
+def _placements(query: Query, case: Loading, flipped: Sequence[int]) -> list[Placement]:
+    """What takes each object of a frame from its file into the image, by its box; -1 where the axis is flipped."""
+    assert query.shown is not None
+    tracks = videos_of(case.spec()).tracks[query.shown.video]
+    found = []
+    for number, box in query.shown.boxes.items():
+        before = tracks[number].box(query.shown.frame)
+        if before is not None:
+            scales, places = [], []
+            for axis, side in enumerate(SIZE):
+                scale = flipped[axis] * (box[axis + 2] - box[axis]) * side / before[axis + 2]
+                middle = (before[axis] + before[axis + 2] / 2) / side
+                scales.append(scale)
+                places.append((box[axis] + box[axis + 2]) / 2 - scale * middle)
+            found.append((scales[0], scales[1], places[0], places[1]))
+    return found
+
+
+def other_placement(clip: Arrived, case: Loading, flipped: Sequence[int]) -> tuple[int, Placement, Placement] | None:
+    """The first stage of a clip that is placed otherwise than the first, with both placements; None where all agree."""
+    placed = [
+        (stage, place) for stage, queries in enumerate(clip.stages) for place in _placements(queries[0], case, flipped)
+    ]
+    for stage, place in placed:
+        # An object is some twenty pixels wide: its scale is known to a tenth or two, its place better.
+        off = [abs(a - b) for a, b in zip(place, placed[0][1], strict=True)]
+        if max(off[:2]) > 0.25 or max(off[2:]) > 0.15:
+            return stage, placed[0][1], place
+    return None

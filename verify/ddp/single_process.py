@@ -1,0 +1,108 @@
+"""What a single process computes of each rank's clip, from the weights that a run begins with."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from sam3.model.data_misc import BatchedDatapoint
+from torch import nn
+
+from fixtures.ranks import Threads
+from fixtures.synthetic.clips import ClipSpec, make_clip
+from fixtures.toy.cpu import sam3_on_cpu
+from verify.ddp.case import PAIRINGS
+from verify.ddp.gradients import Gradient, Gradients, copied_gradients, dense
+from verify.ddp.step import criterion_of, trained_model, training_step
+from verify.target.naming import Target
+from verify.tensors.tolerance import perturbed, tolerances
+
+
+@dataclass(frozen=True)
+class OneProcess:
+    """What a single process computes of one rank's clip."""
+
+    loss: float
+    gradients: Gradients
+    #: The same of the clip with its pixels moved by one rounding step; of rank 0's clip alone.
+    perturbed: Gradients
+
+
+class _Unwrapped(nn.Module):
+    """Stands for DDP around a model in a single process: what calls the one can call the other."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def no_sync(self) -> Any:
+        return nullcontext()
+
+
+def _train_alone(
+    rank: int, world_size: int, target: Target, pairing: str, specs: tuple[ClipSpec, ...], also_perturbed: bool
+) -> tuple[OneProcess, ...]:
+    segmentation, masks = PAIRINGS[pairing]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in ranks: sums of floats must not depend on how many there are
+    try:
+        with sam3_on_cpu():
+            model = trained_model(target, segmentation)
+            criterion = criterion_of(target, masks)
+
+            def gradients(batch: BatchedDatapoint) -> tuple[float, dict[str, Gradient | None]]:
+                model.zero_grad(set_to_none=True)
+                return training_step(target, _Unwrapped(model), criterion, batch), copied_gradients(model)
+
+            results: list[OneProcess] = []
+            for spec in specs:
+                batch = make_clip(spec)
+                loss, found = gradients(batch)
+                moved: Gradients = {}
+                if also_perturbed and not results:
+                    moved = gradients(replace(batch, img_batch=perturbed(batch.img_batch)))[1]
+                results.append(OneProcess(loss, found, moved))
+            return tuple(results)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=16)
+def one_process(target: Target, pairing: str, specs: tuple[ClipSpec, ...]) -> tuple[OneProcess, ...]:
+    """Compute loss and gradients of each clip by itself, from the weights a run begins with.
+
+    In a process that is the only rank of its job, for a loss may ask its process group.
+
+    Raises:
+        RanksFailed: when that fails.
+    """
+    ranks = Threads()
+    try:
+        return ranks.run(_train_alone, 1, target, pairing, specs, True)[0].value
+    finally:
+        ranks.close()
+
+
+def gradient_tolerances(alone: tuple[OneProcess, ...]) -> dict[str, float]:
+    """How far a gradient may lie from the one that a single process computes, by parameter.
+
+    Ranks do the same sums in the same order, and yet not to the bit: functions that torch compiles run otherwise the
+    first time they are called in a process. Means over ranks may lie as far off as their terms.
+    """
+    return tolerances([(dense(alone[0].gradients), dense(alone[0].perturbed))])
+
+
+def collectives_of_a_step(target: Target, pairing: str, spec: ClipSpec) -> tuple[str, ...]:
+    """The collectives that the forward and the loss of one clip issue by themselves, in a single process."""
+    ranks = Threads()
+    try:
+        log = ranks.run(_train_alone, 1, target, pairing, (spec,), False)[0].collectives
+    finally:
+        ranks.close()
+    return tuple(entry.operation for entry in log)

@@ -1,0 +1,141 @@
+"""Checks and their registry: one function, one property, one public name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pytest
+from hypothesis import strategies as st
+
+from fixtures.ranks import Ranks
+
+REQUIREMENT = "requirement"
+HAZARD = "hazard"
+#: Launchers of ranks. ``processes`` are gloo or NCCL processes, or the ranks that torchrun started.
+THREADS = "threads"
+PROCESSES = "processes"
+
+
+class Target(Protocol):
+    """What is verified: hashable, so that what is known of it can be kept, and picklable, so that ranks get it."""
+
+    @property
+    def spec(self) -> str: ...
+
+    def options(self) -> str:
+        """The command-line options that name it."""
+
+
+class Case(Protocol):
+    """What a check is tried on: frozen, hashable, and written as JSON so that it can be run again."""
+
+    @property
+    def world_size(self) -> int: ...
+
+    def as_json(self) -> dict[str, Any]: ...
+
+
+#: Draws cases for a target, given a strategy for the world sizes at hand.
+Cases = Callable[[Any, st.SearchStrategy[int]], st.SearchStrategy[Any]]
+#: Runs a case of a target on ranks and gives what they saw.
+Observation = Callable[[Ranks, Any, Any], Any]
+#: Compares one case with the reference, through a function that observes a case; raises Violation.
+#: Gives False where the case had nothing to compare.
+Body = Callable[[Any, Callable[[Any], Any], Any], bool | None]
+#: Says why a target cannot be checked, or gives None.
+WhyNotProvided = Callable[[Any], str | None]
+
+
+@dataclass(frozen=True)
+class Check:
+    name: str
+    group: str
+    kind: str
+    body: Body
+    cases: Cases
+    observation: Observation
+    from_json: Callable[[Mapping[str, Any]], Any]
+    launchers: tuple[str, ...]
+    why_not_provided: WhyNotProvided
+    #: How many of the schedule's cases one case costs: so many fewer are drawn.
+    cost: int
+    #: What the cases are drawn from: checks with the same draws see the same cases.
+    draws: str
+    #: On processes, whether it runs at every world size at hand, or at the first alone.
+    every_size: bool = True
+
+    @property
+    def doc(self) -> str:
+        return inspect.getdoc(self.body) or ""
+
+    @property
+    def property(self) -> str:
+        """The first sentence of the docstring: what the check says."""
+        return " ".join(self.doc.split("\n\n")[0].split())
+
+
+_registry: dict[str, Check] = {}
+
+
+def check(
+    group: str,
+    cases: Cases,
+    observation: Observation,
+    from_json: Callable[[Mapping[str, Any]], Any],
+    *,
+    why_not_provided: WhyNotProvided,
+    kind: str = REQUIREMENT,
+    launchers: tuple[str, ...] = (THREADS, PROCESSES),
+    cost: int = 1,
+    draws: str = "",
+    every_size: bool = True,
+) -> Callable[[Body], Callable[..., None]]:
+    """Register a check's body and make a pytest function of it, run once a launcher.
+
+    The body's docstring is the check's explanation: first the property, then the reason and what a failure
+    leads to. Groups bind the arguments that their checks share with ``functools.partial``.
+    """
+
+    def register(body: Body) -> Callable[..., None]:
+        name = body.__name__
+        if name in _registry and _registry[name].body.__module__ != body.__module__:
+            raise ValueError(f"two checks are called {name}")
+        registered = Check(
+            name,
+            group,
+            kind,
+            body,
+            cases,
+            observation,
+            from_json,
+            launchers,
+            why_not_provided,
+            cost,
+            draws or name,
+            every_size,
+        )
+        _registry[name] = registered
+
+        @pytest.mark.parametrize(
+            "launcher",
+            [
+                pytest.param(launcher, marks=pytest.mark.xdist_group("processes") if launcher == PROCESSES else ())
+                for launcher in launchers
+            ],
+        )
+        def run(gate: Any, launcher: str) -> None:
+            gate.run(registered, launcher)
+
+        run.__name__ = run.__qualname__ = name
+        run.__module__, run.__doc__ = body.__module__, body.__doc__
+        return run
+
+    return register
+
+
+def registered() -> dict[str, Check]:
+    """All checks whose modules have been imported, by name."""
+    return dict(_registry)

@@ -1,0 +1,129 @@
+"""Known failures: a target's defects that its owners have written down, each with its reason.
+
+A file of entries in TOML::
+
+    [target]                       # optional: the release that the file is about
+    version = "0.1.4"
+    sha256 = "…"                   # of the file that defines the detector
+
+    [[known]]
+    check = "test_features_on_request"
+    reason = "what is wrong, and since when"
+    link = "where it is discussed"            # optional
+    match = "regular expression"              # optional: the failure's message must hold it
+    condition = { world_size = [1, 2] }       # optional: fields of the case, and ``launcher``
+
+Entries are strict. The check must fail on the cases that meet the condition (``xfailed``), and must pass on
+all others; one that passes where it is said to fail is reported as ``xpassed``, a failure.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from verify.engine.check import Case, Check
+
+_ENTRY = {"check", "reason", "link", "match", "condition"}
+
+
+class KnownError(Exception):
+    """A file of known failures cannot be used; the message says where and why."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """One known failure."""
+
+    check: str
+    reason: str
+    link: str = ""
+    match: str = ""
+    condition: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+    def covers(self, case: Case, launcher: str) -> bool:
+        """Whether a case on a launcher meets the entry's condition."""
+        return all(
+            (launcher if name == "launcher" else getattr(case, name)) in allowed
+            for name, allowed in self.condition.items()
+        )
+
+    def explains(self, message: str) -> bool:
+        """Whether a failure with this message is the one that the entry speaks of."""
+        return re.search(self.match, message) is not None
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    path: Path
+    entries: tuple[Known, ...]
+    version: str | None = None
+    sha256: str | None = None
+
+
+def condition_names(check: Check) -> frozenset[str]:
+    """What a condition on a check may speak of: the fields of its cases, and the launcher."""
+    case_type = get_type_hints(check.from_json)["return"]
+    return frozenset(field.name for field in fields(case_type)) | {"launcher"}
+
+
+def _entry(number: int, data: Any, checks: Mapping[str, Check], where: str) -> Known:
+    at = f"{where}, entry {number}"
+    if not isinstance(data, dict):
+        raise KnownError(f"{at}: not a table")
+    if unknown := sorted(set(data) - _ENTRY):
+        raise KnownError(f"{at}: unknown key {unknown[0]!r}; an entry has {', '.join(sorted(_ENTRY))}")
+    for key in ("check", "reason"):
+        if not isinstance(data.get(key), str) or not data[key].strip():
+            raise KnownError(f"{at}: needs a {key}")
+    for key in ("link", "match"):
+        if not isinstance(data.get(key, ""), str):
+            raise KnownError(f"{at}: {key} is not a string")
+    if data["check"] not in checks:
+        raise KnownError(f"{at}: there is no check {data['check']!r}; --list-checks names them")
+    try:
+        re.compile(data.get("match", ""))
+    except re.error as error:
+        raise KnownError(f"{at}: match is not a regular expression: {error}") from None
+    condition = data.get("condition", {})
+    if not isinstance(condition, dict):
+        raise KnownError(f"{at}: condition is not a table")
+    if "carrier" in condition:
+        warnings.warn(f"{at}: a condition's carrier is now called launcher", stacklevel=2)
+        condition = {"launcher" if name == "carrier" else name: value for name, value in condition.items()}
+    names = condition_names(checks[data["check"]])
+    if unknown := sorted(set(condition) - names):
+        raise KnownError(f"{at}: a condition cannot speak of {unknown[0]!r}, only of {', '.join(sorted(names))}")
+    allowed = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in condition.items()}
+    return Known(data["check"], data["reason"], data.get("link", ""), data.get("match", ""), allowed)
+
+
+def read(path: Path, checks: Mapping[str, Check]) -> KnownFile:
+    """Read a file of known failures; ``checks`` are those that entries may speak of, by name.
+
+    Raises:
+        KnownError: in one sentence that names the file, the entry and what to change.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise KnownError(f"--known {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KnownError(f"--known {path}: not TOML: {error}") from None
+    where = f"--known {path}"
+    if unknown := sorted(set(data) - {"known", "target"}):
+        raise KnownError(f"{where}: unknown key {unknown[0]!r}; expected [[known]] and [target]")
+    listed, target = data.get("known", []), data.get("target", {})
+    if not isinstance(listed, list) or not isinstance(target, dict):
+        raise KnownError(f"{where}: expected [[known]] entries and one [target] table")
+    entries = tuple(_entry(number, item, checks, where) for number, item in enumerate(listed, 1))
+    names = [(entry.check, tuple(entry.condition.items())) for entry in entries]
+    for number, name in enumerate(names, 1):
+        if name in names[: number - 1]:
+            raise KnownError(f"{where}, entry {number}: {name[0]} is listed twice")
+    return KnownFile(path, entries, target.get("version"), target.get("sha256"))

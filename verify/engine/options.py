@@ -1,0 +1,185 @@
+"""The gate's command-line options, and what they mean once read."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from verify.engine.check import PROCESSES, THREADS, Case, Check, Target
+from verify.engine.known import Known
+from verify.engine.launchers import PROCESS_WORLD_SIZES
+from verify.engine.profile import PROFILES, Profile
+
+MAX_WORLD_SIZE = 64
+#: The type of the target.
+Verified = TypeVar("Verified", bound=Target)
+
+
+class UsageError(Exception):
+    """Options or environment that a verification cannot run with; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Options(Generic[Verified]):
+    """What was asked for, read and found good."""
+
+    target: Verified
+    checks: Mapping[str, Check]
+    launchers: tuple[str, ...]
+    profile: Profile
+    seed: int
+    backend: str
+    world_sizes: tuple[int, ...]
+    known: tuple[Known, ...]
+    known_from: Path | None
+    hazards_fail: bool
+    report: Path | None
+    case: Case | None
+
+    def parts(self, check: Check) -> int:
+        """On how many launchers a check runs in this verification."""
+        return sum(launcher in self.launchers for launcher in check.launchers)
+
+    def fingerprint(self) -> dict[str, str]:
+        """What ranks of one job must agree on, in words."""
+        return {
+            "target": self.target.options(),
+            "checks": ",".join(self.checks),
+            "launchers": ",".join(self.launchers),
+            "profile": self.profile.name,
+            "backend": self.backend,
+            "known": repr(self.known),
+            "case": json.dumps(self.case.as_json()) if self.case else "",
+            "hazards": str(self.hazards_fail),
+        }
+
+
+def add_options(parser: Any) -> None:
+    """Declare the gate's options in a pytest parser."""
+    group = parser.getgroup("verify", "sam3-video-verify")
+    group.addoption("--only", metavar="NAME[,NAME]", help="run these groups and checks only")
+    group.addoption("--known", metavar="FILE", help="known failures (TOML), strict; 'none' for none at all")
+    group.addoption("--report", metavar="FILE", help="write the report as JSON")
+    group.addoption("--list-checks", action="store_true", help="list all checks and end")
+    group.addoption("--explain", metavar="NAME", help="say what a check is for and end")
+    group.addoption("--profile", default="quick", choices=sorted(PROFILES), help="how many cases are drawn")
+    group.addoption("--backend", default="gloo", choices=["gloo", "nccl"], help="of the ranks that are processes")
+    group.addoption(
+        "--hazards", default="report", choices=["report", "fail"], help="whether a hazard fails the verification"
+    )
+    group.addoption("--world-sizes", metavar="N[,N]", help="of the ranks that are processes (default: 2,4)")
+    group.addoption("--launcher", choices=[THREADS, PROCESSES], help="run on these ranks only")
+    group.addoption("--carrier", choices=[THREADS, PROCESSES], help="the former name of --launcher")
+    group.addoption("--case", metavar="JSON", help="run exactly this case, as a finding's replay line gives it")
+    group.addoption("--seed", type=int, metavar="N", help="of a randomised profile, to draw its cases again")
+
+
+def _world_sizes(text: str | None) -> tuple[int, ...]:
+    if text is None:
+        return PROCESS_WORLD_SIZES
+    try:
+        sizes = tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(f"--world-sizes {text}: expected numbers with commas between them") from None
+    for size in sizes:
+        if not 1 <= size <= MAX_WORLD_SIZE:
+            raise UsageError(f"--world-sizes {text}: a world size is from 1 to {MAX_WORLD_SIZE}, not {size}")
+    return sizes
+
+
+def _case(text: str | None, checks: Mapping[str, Check]) -> Case | None:
+    if text is None:
+        return None
+    if len(checks) != 1:
+        raise UsageError("--case runs one case of one check: name the check with --only")
+    try:
+        data = json.loads(text)
+        if not isinstance(data, dict):
+            raise ValueError("not an object")
+        (check,) = checks.values()
+        case = check.from_json(data)
+    except ValueError as error:
+        raise UsageError(f"--case: {error}") from None
+    if not 1 <= case.world_size <= MAX_WORLD_SIZE:
+        raise UsageError(f"--case: a world size is from 1 to {MAX_WORLD_SIZE}, not {case.world_size}")
+    return case
+
+
+def job_world_size(environment: Mapping[str, str] = os.environ) -> int | None:
+    """The world size that torchrun has set, or None where pytest was started without it.
+
+    Raises:
+        UsageError: when the variables are there in part, or out of range.
+    """
+    if "WORLD_SIZE" not in environment:
+        return None
+    text = environment["WORLD_SIZE"]
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_WORLD_SIZE:
+        raise UsageError(f"WORLD_SIZE={text}: a world size is from 1 to {MAX_WORLD_SIZE}")
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK"):
+        if name not in environment:
+            raise UsageError(
+                f"WORLD_SIZE is set and {name} is not: start with torchrun --nproc-per-node N -m pytest verify, "
+                "or unset WORLD_SIZE"
+            )
+    rank = environment["RANK"]
+    if not rank.isdecimal() or int(rank) >= int(text):
+        raise UsageError(f"RANK={rank}: expected a number from 0 to {int(text) - 1}, below WORLD_SIZE={text}")
+    return int(text)
+
+
+def _launchers(launcher: str | None, carrier: str | None) -> tuple[str, ...]:
+    if carrier is not None:
+        warnings.warn("--carrier is now called --launcher, and will be gone in the next release", stacklevel=2)
+    named = launcher or carrier
+    return (named,) if named else (THREADS, PROCESSES)
+
+
+def read_options(
+    given: argparse.Namespace,
+    job: int | None,
+    target: Verified,
+    checks: Mapping[str, Check],
+    known: tuple[Known, ...] = (),
+    known_from: Path | None = None,
+) -> Options[Verified]:
+    """Read pytest's parsed options for a target, the checks that are to be made of it, and its known failures.
+
+    ``job`` is torchrun's world size.
+
+    Raises:
+        UsageError: in one sentence, for anything that cannot be run as asked.
+    """
+    sizes = (job,) if job else _world_sizes(given.world_sizes)
+    if given.backend == "nccl" and torch.cuda.device_count() < max(sizes):
+        raise UsageError(
+            f"--backend nccl needs a GPU a rank: {max(sizes)} ranks, {torch.cuda.device_count()} GPUs here; "
+            "use --backend gloo, or fewer ranks with --world-sizes"
+        )
+    if given.report and not Path(given.report).parent.is_dir():
+        raise UsageError(f"--report {given.report}: there is no folder {Path(given.report).parent}")
+    profile = PROFILES[given.profile]
+    seed = given.seed if given.seed is not None else secrets.randbits(31) if profile.randomised else 0
+    return Options(
+        target=target,
+        checks=checks,
+        launchers=_launchers(given.launcher, given.carrier),
+        profile=profile,
+        seed=seed,
+        backend=given.backend,
+        world_sizes=sizes,
+        known=known,
+        known_from=known_from,
+        hazards_fail=given.hazards == "fail",
+        report=Path(given.report) if given.report else None,
+        case=_case(given.case, checks),
+    )

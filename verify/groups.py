@@ -1,0 +1,55 @@
+"""The groups of checks, in the order in which they are reported, and the modules that hold them."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from fixtures.ranks.processes.launcher import PRELOAD
+from verify.engine import check
+from verify.engine.check import Check
+
+#: Each group's room: a folder beside this file.
+ROOMS = {
+    "schedule": "buffer",
+    "parity": "buffer",
+    "training": "training",
+    "ddp": "ddp",
+    "builder": "builder",
+    "data": "data",
+    "trainer": "trainer",
+}
+GROUPS = tuple(ROOMS)
+#: What the server of processes imports; the last builds the target's models, which ranks then share.
+PRELOADED = (*PRELOAD, "verify.buffer.observation", "reference.recipe.loss", "verify.target.preload")
+
+
+def registered() -> dict[str, Check]:
+    """All checks by name, in the order of their groups: imports every module of checks.
+
+    They import sam3, which may be a checkout's: the target has to be loaded before.
+    """
+    for room in dict.fromkeys(ROOMS.values()):
+        for path in sorted((Path(__file__).parent / room).glob("test_*.py")):
+            importlib.import_module(f"verify.{room}.{path.stem}")
+    return dict(sorted(check.registered().items(), key=lambda item: GROUPS.index(item[1].group)))
+
+
+def select(only: str | None) -> dict[str, Check]:
+    """The checks that ``--only GROUP_OR_CHECK[,…]`` names; all of them for None.
+
+    Raises:
+        ValueError: naming what is neither a group nor a check.
+    """
+    checks = registered()
+    if only is None:
+        return checks
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    for name in names:
+        if name not in checks and name not in GROUPS:
+            raise ValueError(
+                f"--only {name}: neither a group ({', '.join(GROUPS)}) nor a check; --list-checks names them"
+            )
+    if not names:
+        raise ValueError("--only names nothing")
+    return {name: found for name, found in checks.items() if name in names or found.group in names}

@@ -1,0 +1,215 @@
+"""sam3's own Trainer with the target's configuration: real files, real ranks, the whole way to a trained model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from hypothesis import strategies as st
+
+from fixtures.synthetic.videos import MAX_VIDEOS
+from fixtures.trainer import Step, Trained
+from verify.engine.check import PROCESSES, check
+from verify.engine.finding import NotCovered, Violation
+from verify.target.naming import Target
+from verify.trainer.case import Run, run_from_json, why_no_trainer
+from verify.trainer.observation import Agreement, Both, on_ranks, train_alone, train_once, train_twice
+
+WorldSizes = st.SearchStrategy[int]
+Cases = st.SearchStrategy[Run]
+
+#: By how much the boxes' L1 has to fall.
+LEARNED = 3.0
+#: How far apart the losses of two runs may lie that should be one, in parts of the loss: sums in another order.
+SAME = 1e-3
+trainer_check = partial(
+    check,
+    "trainer",
+    from_json=run_from_json,
+    why_not_provided=why_no_trainer,
+    launchers=(PROCESSES,),
+    cost=1000,
+    every_size=False,
+)
+
+
+def _short(target: Target, world_sizes: WorldSizes) -> Cases:
+    # An epoch of two steps, as far as there are videos for it.
+    sizes = world_sizes.filter(lambda size: 2 * size <= MAX_VIDEOS)
+    return sizes.map(lambda size: Run(world_size=size, videos=2 * size, batch=size))
+
+
+def _overfit(target: Target, world_sizes: WorldSizes) -> Cases:
+    sizes = world_sizes.filter(lambda size: size <= MAX_VIDEOS)
+    return sizes.map(
+        lambda size: Run(size, videos=max(4, size), frames=8, hold_out=True, epochs=64, batch=max(4, size))
+    )
+
+
+def _broken_off(target: Target, world_sizes: WorldSizes) -> Cases:
+    sizes = world_sizes.filter(lambda size: 2 * size <= MAX_VIDEOS)
+    return sizes.map(lambda size: Run(size, videos=2 * size, frames=2, epochs=2, batch=size, decays=True))
+
+
+def _steps(steps: Sequence[Step], others: Sequence[Step]) -> list[list[object]]:
+    rows: list[list[object]] = [["step", "expected", "got"]]
+    for number, (got, expected) in enumerate(zip(steps, others, strict=False)):
+        rows.append([number, f"{expected.loss:.6g}", f"{got.loss:.6g}"])
+    return rows
+
+
+def _assert_finite(rank: int, run: Trained) -> None:
+    for number, step in enumerate(run.steps):
+        if not math.isfinite(step.loss):
+            raise Violation(f"the loss of step {number} is {step.loss}", rank=rank, call=number, tensor="core_loss")
+
+
+@trainer_check(_short, on_ranks(train_once))
+def test_trainer_runs(case: Run, observe: Callable[[Run], list[Trained]], target: Target) -> None:
+    """sam3's Trainer runs with the configuration, losses are numbers, and each epoch uses every frame of every clip.
+
+    On clips as long as their videos, an epoch has to show each frame once, in order, and no clip to two ranks.
+    """
+    seen = observe(case)
+    counts = [len(run.steps) for run in seen]
+    if len(set(counts)) > 1 or counts[0] % case.epochs or not counts[0]:
+        raise Violation(
+            f"the ranks make {', '.join(map(str, counts))} steps in {case.epochs} epochs",
+            expected="as many on each rank and in each epoch",
+            got=counts,
+        )
+    per_epoch = counts[0] // case.epochs
+    for rank, run in enumerate(seen):
+        _assert_finite(rank, run)
+    for epoch in range(case.epochs):
+        _assert_epoch(case, epoch, [run.steps[epoch * per_epoch : (epoch + 1) * per_epoch] for run in seen])
+
+
+def _assert_epoch(case: Run, epoch: int, steps: Sequence[Sequence[Step]]) -> None:
+    """The clips of an epoch are whole videos, each once; ``steps`` by rank."""
+    owner: dict[tuple[int, frozenset[str]], int] = {}
+    for rank, clip in ((rank, clip) for rank, of_rank in enumerate(steps) for step in of_rank for clip in step.clips):
+        shown = [frame for frame in clip.frames if frame is not None]
+        videos = {video for video, _ in shown}
+        if [frame for _, frame in shown] != list(range(case.frames)) or len(videos) != 1:
+            raise Violation(
+                f"epoch {epoch} trains rank {rank} on a clip that is not its video's frames in order",
+                rank=rank,
+                tensor="img_batch",
+                expected=f"frames 0 to {case.frames - 1} of one video",
+                got=", ".join(f"video {frame[0]} frame {frame[1]}" if frame else "?" for frame in clip.frames),
+            )
+        (video,) = videos
+        before = owner.setdefault((video, clip.texts), rank)
+        if before != rank or sum(clip == other for step in steps[rank] for other in step.clips) > 1:
+            raise Violation(
+                f"epoch {epoch} trains ranks {before} and {rank} on the same clip, of video {video}"
+                if before != rank
+                else f"epoch {epoch} trains rank {rank} twice on the same clip, of video {video}",
+                rank=rank,
+                expected="every clip once",
+            )
+    if missing := sorted(set(range(case.videos)) - {video for video, _ in owner}):
+        raise Violation(f"epoch {epoch} leaves out video {missing[0]}", expected=f"all of {case.videos} videos")
+
+
+@trainer_check(_overfit, on_ranks(train_once))
+def test_trainer_learns(case: Run, observe: Callable[[Run], list[Trained]], target: Target) -> None:
+    """Trained on four short clips, the model finds their boxes: also in frames between those that it was trained on.
+
+    The L1 of boxes has to fall to a third. A model that does not manage four clips will not manage a dataset: what
+    arrives is not what is to be learnt, or the gradients are not those of the loss.
+    """
+    seen = observe(case)
+    per_epoch = max(1, len(seen[0].steps) // case.epochs)
+    for rank, run in enumerate(seen):
+        _assert_finite(rank, run)
+    if any(step.box_l1 is None for run in seen for step in run.steps):
+        raise NotCovered("the loss does not tell its part for boxes, loss_bbox")
+    boxes = [[step.box_l1 or 0.0 for step in run.steps] for run in seen]
+    first = sum(sum(steps[:per_epoch]) for steps in boxes) / len(boxes) / per_epoch
+    last = sum(sum(steps[-per_epoch:]) for steps in boxes) / len(boxes) / per_epoch
+    held_out = [run.held_out for run in seen if run.held_out is not None]
+    before, after = held_out[0]
+    for what, start, end in (("trained on", first, last), ("held out", before, after)):
+        if not end * LEARNED <= start:
+            raise Violation(
+                f"after {case.epochs} epochs the boxes' L1 on the frames {what} is {end:.3g}, from {start:.3g}",
+                tensor="loss_bbox",
+                expected=f"at most {start / LEARNED:.3g}",
+                got=f"{end:.3g}",
+                table=_course(boxes[0], per_epoch),
+            )
+
+
+def _course(values: Sequence[float], per_epoch: int) -> list[list[object]]:
+    rows: list[list[object]] = [["epoch", "boxes' L1"]]
+    epochs = len(values) // per_epoch
+    for epoch in range(0, epochs, max(1, epochs // 10)):
+        rows.append([epoch, f"{sum(values[epoch * per_epoch : (epoch + 1) * per_epoch]) / per_epoch:.3g}"])
+    return rows
+
+
+@trainer_check(_broken_off, on_ranks(train_twice))
+def test_trainer_resumes(case: Run, observe: Callable[[Run], list[Both]], target: Target) -> None:
+    """Stopped in the middle and started again, training has the losses of a run that was never stopped.
+
+    Otherwise something was forgotten: weights, the optimizer's moments, the epoch that orders the clips and sets the
+    learning rate.
+    """
+    for rank, runs in enumerate(observe(case)):
+        broken, unbroken = runs.one.steps, runs.other.steps
+        table = _steps(broken, unbroken)
+        if len(broken) != len(unbroken):
+            raise Violation(
+                "stopped and started again, training makes another number of steps",
+                rank=rank,
+                expected=len(unbroken),
+                got=len(broken),
+                table=table,
+            )
+        for number, (got, expected) in enumerate(zip(broken, unbroken, strict=True)):
+            if not abs(got.loss - expected.loss) <= SAME * abs(expected.loss):
+                where = "after" if number >= len(unbroken) // 2 else "before"
+                raise Violation(
+                    f"step {number}, {where} the stop, has another loss than in a run that was not stopped",
+                    rank=rank,
+                    call=number,
+                    tensor="core_loss",
+                    expected=f"{expected.loss:.6g}",
+                    got=f"{got.loss:.6g}",
+                    table=table,
+                )
+
+
+@trainer_check(_short, on_ranks(train_alone))
+def test_ranks_agree(case: Run, observe: Callable[[Run], list[Agreement]], target: Target) -> None:
+    """Several ranks take the step that a single one takes with all their clips: the same boxes' L1, the same gradient.
+
+    Compared is the direction of the gradient: sam3's loss is scaled by the number of clips on a rank. One rank's
+    gradient alone means that the ranks train different models from here on.
+    """
+    seen = observe(case)
+    alone = seen[0].alone
+    parts = [runs.together[0].box_l1 or 0.0 for runs in seen]
+    mean, right = sum(parts) / len(parts), alone[0].box_l1
+    if right is not None and not abs(mean - right) <= SAME * right:
+        raise Violation(
+            "step 0: the ranks' boxes' L1 is not what one rank has with all their clips",
+            call=0,
+            tensor="loss_bbox",
+            expected=f"{right:.6g}",
+            got=f"{mean:.6g}, the mean of {', '.join(f'{part:.6g}' for part in parts)}",
+        )
+    for rank, runs in enumerate(seen):
+        if runs.apart is None:
+            raise Violation("step 0: other parameters have a gradient than on one rank", rank=rank, call=0)
+        if not runs.apart <= 10 * SAME:
+            raise Violation(
+                f"step 0: the gradient of {case.world_size} ranks points elsewhere than that of one with all clips",
+                rank=rank,
+                call=0,
+                expected=f"at most {10 * SAME:g} apart, as vectors of norm 1",
+                got=f"{runs.apart:.3g}",
+            )

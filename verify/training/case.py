@@ -1,0 +1,37 @@
+"""How cases of the group *training* are drawn, each for what a check looks at."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from verify.clips.case import MAX_FRAMES, Training, trainings
+from verify.target.naming import Target
+
+WorldSizes = st.SearchStrategy[int]
+Cases = st.SearchStrategy[Training]
+
+
+def any_clips(target: Target, world_sizes: WorldSizes) -> Cases:
+    return trainings()
+
+
+def clips_of_several_frames(target: Target, world_sizes: WorldSizes) -> Cases:
+    return trainings(frames=st.sampled_from((2, 3, 4, 5)))
+
+
+def long_clips(target: Target, world_sizes: WorldSizes) -> Cases:
+    # The simplest case is the longest clip: one that a loop cuts short must not depend on luck to be drawn.
+    longest_first = st.integers(0, MAX_FRAMES - 1).map(lambda less: MAX_FRAMES - less)
+    return trainings(frames=longest_first, clips=st.just(1), prompts=st.just(1))
+
+
+def batches_of_two_clips(target: Target, world_sizes: WorldSizes) -> Cases:
+    return trainings(frames=st.sampled_from((2, 3, 4)), clips=st.just(2))
+
+
+def clips_with_boxes(target: Target, world_sizes: WorldSizes) -> Cases:
+    return trainings(frames=st.sampled_from((2, 3)), prompts=st.integers(2, 3), boxes=st.integers(1, 2))
+
+
+def short_clips(target: Target, world_sizes: WorldSizes) -> Cases:
+    return trainings(frames=st.just(2), prompts=st.just(1))

@@ -1,0 +1,35 @@
+"""How checks of the group *training* are registered, and the observations that several of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from fixtures.ranks import Ranks
+from verify.clips.case import Training, training_from_json
+from verify.clips.forward import why_no_clip_forward
+from verify.clips.observe import on_one_rank
+from verify.engine.check import THREADS, check
+from verify.target.naming import Target
+from verify.training.gradient_map import map_gradients
+from verify.training.observation import Trained, train_clip
+from verify.training.settings import Again, train_again
+
+Observe = Callable[[Training], Any]
+training_check = partial(
+    check,
+    "training",
+    from_json=training_from_json,
+    why_not_provided=why_no_clip_forward,
+    launchers=(THREADS,),
+    cost=8,
+    draws="training",
+)
+trained = on_one_rank(train_clip)
+mapped = on_one_rank(map_gradients)
+retrained = on_one_rank(train_again)
+
+
+def trained_twice(ranks: Ranks, target: Target, case: Training) -> tuple[Trained, Again]:
+    return trained(ranks, target, case), retrained(ranks, target, case)

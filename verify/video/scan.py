@@ -1,0 +1,150 @@
+"""A scan of a clip by a number of ranks, and how scans are drawn: a case of every group that calls the buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from fixtures.synthetic.scripted_detector import LAYOUTS
+from reference.oracle import schedule
+from reference.oracle.detection import Suppression
+from verify.engine.case import changed_fields, refuse_unknown_fields
+
+MAX_FRAMES = 40
+#: Logits between the scripted detector's levels, as probabilities: no score is ever at a threshold.
+PROBABILITIES = (0.0953494648991, 0.3208213008246, 0.6791786991753, 0.9046505351009)
+#: No ratio of two areas of a scripted mask (at most 64 pixels) equals one of these.
+OVERLAPS = (0.101, 0.31, 0.523, 0.737)
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One call of the buffer: which frame, in which direction, under which prompts."""
+
+    frame: int
+    reverse: bool = False
+    #: Number of the geometric prompt given with the call, 0 to 15; 0 is the empty prompt of a text-only scan.
+    geometric: int = 0
+    #: Number of the text given with the call, 0 to 3.
+    text: int = 0
+    #: ``max_frame_num_to_track`` of the call, where the scan is limited; counted from ``limit_from``.
+    limit: int | None = None
+    limit_from: int = 0
+    #: Which buffer is handed over, 0 or 1; each is empty at first.
+    buffer: int = 0
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan, or any list of visits, with one buffer."""
+
+    frames: int
+    world_size: int
+    start: int = 0
+    reverse: bool = False
+    #: Calls in order; None: the sequential scan from ``start`` in the direction of ``reverse``.
+    visits: tuple[Visit, ...] | None = None
+    #: Number of the geometric prompt of every call of the sequential scan.
+    geometric: int = 0
+    #: Text prompts a frame.
+    prompts: int = 1
+    #: ``gather_backbone_out`` of the detector's constructor; its default (None) follows from the backbone.
+    gather: bool | None = True
+    #: Whether the model has a tracker neck.
+    tracker: bool = True
+    #: Whether the calls ask for tracker features.
+    features: bool = True
+    #: ``async_all_gather`` of the detector's constructor.
+    asynchronous: bool = True
+    suppression: Suppression | None = None
+    #: Memory layout of the scripted detector's outputs.
+    layout: str = "contiguous"
+    ranks_per_node: int | None = None
+    #: Box prompts a frame (real detector).
+    boxes: int = 0
+    seed: int = 0
+
+    def calls(self) -> tuple[Visit, ...]:
+        if self.visits is not None:
+            return self.visits
+        order = schedule.visits(self.frames, self.start, self.reverse)
+        return tuple(Visit(frame, self.reverse, self.geometric) for frame in order)
+
+    def steps(self) -> tuple[schedule.Step, ...]:
+        """What the buffer promises for each call of the sequential scan."""
+        return schedule.scan(self.frames, self.world_size, self.start, self.reverse)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, as JSON; frames and world size always."""
+        return changed_fields(self, "frames", "world_size")
+
+
+def scan_from_json(data: Mapping[str, Any]) -> Scan:
+    """Read a case as ``Scan.as_json`` wrote it.
+
+    Raises:
+        ValueError: with a sentence that says what is wrong.
+    """
+    refuse_unknown_fields(Scan, data)
+    values = dict(data)
+    try:
+        if values.get("visits") is not None:
+            values["visits"] = tuple(Visit(**visit) for visit in values["visits"])
+        if values.get("suppression") is not None:
+            values["suppression"] = Suppression(**values["suppression"])
+        case = Scan(**values)
+        if case.visits is None:
+            case.steps()
+        elif any(not 0 <= visit.frame < case.frames for visit in case.visits):
+            raise ValueError(f"a visit lies outside the clip's {case.frames} frames")
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return case
+
+
+def suppressions(iom: bool = False) -> st.SearchStrategy[Suppression]:
+    return st.builds(
+        Suppression,
+        probability=st.sampled_from(PROBABILITIES),
+        iou=st.sampled_from(OVERLAPS),
+        use_iom=st.booleans() if iom else st.just(False),
+    )
+
+
+@st.composite
+def scans(
+    draw: st.DrawFn,
+    world_sizes: st.SearchStrategy[int],
+    max_frames: int = MAX_FRAMES,
+    min_frames: int = 1,
+    reverse: st.SearchStrategy[bool] | None = None,
+    suppression: st.SearchStrategy[Suppression | None] | None = None,
+    layouts: tuple[str, ...] = LAYOUTS,
+    from_end: bool = False,
+    **fixed: Any,
+) -> Scan:
+    """Draw sequential scans: clip lengths that are multiples of the world size and not, and shorter than it.
+
+    ``from_end``: start at the clip's first frame in the direction, so that the scan visits all of it.
+    """
+    world_size = draw(world_sizes)
+    # Short clips show most, and cost least: around one chunk, and a few chunks with a tail.
+    frames = draw(st.integers(min_frames, min(12, max_frames)) | st.integers(min_frames, max_frames))
+    backwards = draw(reverse if reverse is not None else st.booleans())
+    full = from_end or draw(st.booleans())
+    start = (frames - 1 if backwards else 0) if full else draw(st.integers(0, frames - 1))
+    values: dict[str, Any] = {
+        "geometric": draw(st.integers(0, 15)),
+        "prompts": draw(st.integers(1, 3)),
+        "gather": draw(st.booleans()),
+        "asynchronous": draw(st.booleans()),
+        "suppression": draw(suppression if suppression is not None else st.none() | suppressions()),
+        "layout": "contiguous",
+        "seed": draw(st.integers(0, 255)),
+    }
+    if {**values, **fixed}["suppression"] is None:  # sam3's NMS itself takes contiguous masks only
+        values["layout"] = draw(st.sampled_from(layouts))
+    return Scan(frames, world_size, start, backwards, **{**values, **fixed})
