@@ -7,12 +7,19 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import bytecode
 from tests.commands import Run
 from tests.fork_server import fork_server
-from tests.vocabulary import read_once
 
 #: What the commands that tests run import and is no part of this repository, where it takes long.
 IMPORTED = ("torch", "sam3.model_builder", "sam3.train.loss.loss_fns", "sam3.train.trainer", "hypothesis", "pytest")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Before xdist starts its workers, which inherit this.
+    kept = bytecode.kept()
+    kept.__enter__()
+    config.add_cleanup(lambda: kept.__exit__(None, None, None))
 
 
 @pytest.fixture(scope="session")
@@ -36,5 +43,7 @@ def _imports_are_no_garbage() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _vocabulary_is_read_once() -> Iterator[None]:
+    from tests.vocabulary import read_once  # imports sam3, for which xdist's controller has no use
+
     with read_once():
         yield

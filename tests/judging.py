@@ -33,7 +33,7 @@ CHECKS = registered()
 @pytest.fixture(scope="session")
 def launchers() -> Iterator[Launchers]:
     """The groups of ranks of all tests that judge: starting processes is what costs most."""
-    made = Launchers(preload=PRELOADED)
+    made = Launchers(preload=(*PRELOADED, "tests.preload"))
     yield made
     made.close()
 

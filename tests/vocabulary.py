@@ -11,10 +11,13 @@ from unittest import mock
 
 from sam3.model.tokenizer_ve import SimpleTokenizer
 
+#: Attributes of a tokenizer that hold the vocabulary; they are read only.
+_TABLES = {"encoder", "decoder", "bpe_ranks"}
+
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """While active, a tokenizer takes from one made before, of the same file and arguments, a copy of what it read."""
+    """While active, a tokenizer takes from one made before, of the same file and arguments, what it read."""
     read: dict[Any, dict[str, Any]] = {}
     init = SimpleTokenizer.__init__
 
@@ -36,4 +39,4 @@ def _version(path: str | os.PathLike[str]) -> tuple[object, ...]:
 
 
 def _copied(attributes: dict[str, Any]) -> dict[str, Any]:
-    return {name: copy.copy(value) if isinstance(value, (dict, list)) else value for name, value in attributes.items()}
+    return {name: copy.copy(value) if name not in _TABLES else value for name, value in attributes.items()}
