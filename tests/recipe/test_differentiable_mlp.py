@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from fixtures.toy.build import build_toy
+from reference.recipe.builder import build_sam3_image_video_model
 from reference.recipe.differentiable_mlp import fused_kernel, make_differentiable
 from verify.clips.run import private_copy
 
@@ -53,6 +55,12 @@ class PlainMlp(FusedMlp):
 
     def forward(self, rows: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
         return scale * self.fc2(self.norm(self.drop(self.act(self.fc1(rows)))))
+
+
+class BuiltIn(nn.Module):
+    """A module whose forward is no function of Python's."""
+
+    forward = staticmethod(torch.relu)
 
 
 class Tower(nn.Module):
@@ -149,6 +157,7 @@ def test_without_the_treatment_nothing_trains_and_without_autocast_nothing_runs(
         (False, None, torch.float32, False),
         (False, None, torch.float64, False),
         (False, torch.float16, torch.float32, False),
+        (False, torch.bfloat16, torch.float64, False),
         (True, torch.bfloat16, torch.float32, False),
         (True, None, torch.bfloat16, False),
     ],
@@ -220,7 +229,9 @@ def test_arguments_and_hooks_of_the_module_and_its_layers_are_kept() -> None:
 
 
 def test_only_what_calls_the_kernel_is_changed_and_only_once() -> None:
-    model = nn.ModuleDict({"fused": FusedMlp(), "plain": PlainMlp(), "scripted": torch.jit.script(nn.Linear(2, 2))})
+    model = nn.ModuleDict(
+        {"fused": FusedMlp(), "plain": PlainMlp(), "scripted": torch.jit.script(nn.Linear(2, 2)), "built in": BuiltIn()}
+    )
     assert make_differentiable(model, kernel) == ("fused",)
     assert type(model["plain"]) is PlainMlp
     changed = type(model["fused"])
@@ -236,8 +247,23 @@ def test_a_kernel_that_the_package_lacks_changes_nothing(monkeypatch: pytest.Mon
     assert type(model.blocks[0]) is FusedMlp
 
 
-def test_the_packages_own_kernel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def packages_own(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("sam3.perflib.fused")
     module.addmm_act = kernel  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sam3.perflib.fused", module)
+
+
+@pytest.mark.usefixtures("packages_own")
+def test_the_packages_own_kernel_is_found() -> None:
     assert make_differentiable(Tower(FusedMlp)) == ("blocks.0", "blocks.1")
+
+
+@pytest.mark.usefixtures("packages_own")
+def test_a_detector_does_it_to_the_parts_that_it_is_made_of() -> None:
+    built = build_toy(build_sam3_image_video_model, enable_segmentation=False)
+    block = built.model.backbone.vision_backbone.trunk.blocks[0]
+    block.mlp = FusedMlp()
+    built.again()
+    assert type(block.mlp) is not FusedMlp
+    assert isinstance(block.mlp, FusedMlp)
