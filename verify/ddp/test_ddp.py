@@ -206,7 +206,7 @@ def _several_ranks(target: Target, world_sizes: WorldSizes) -> st.SearchStrategy
 def test_gradient_through_buffer(case: Scan, observe: Callable[[Scan], tuple[Carrying, ...]], target: Target) -> None:
     """What the chunked buffer returns carries gradient at every world size, or at none.
 
-    Gathering drops gradients unless it is counted not to. Code that trains through the buffer then learns on one GPU,
+    Gathering drops gradients unless it is told not to. Code that trains through the buffer then learns on one GPU,
     and silently does not on several.
     """
     single = observe(replace(case, world_size=1))[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from fixtures.ranks import Ranks, progress
 from fixtures.toy.cpu import sam3_on_cpu
 from reference.oracle import detection
 from verify.target.naming import Target
-from verify.video.detector import DETECTIONS, buffer_of
+from verify.video.call import call_buffer
+from verify.video.detector import DETECTIONS
 from verify.video.real import clip_of, prompt_of, real_detector
 from verify.video.scan import Scan
 
@@ -23,21 +25,14 @@ def _scan_with_gradient(rank: int, world_size: int, target: Target, case: Scan) 
     with sam3_on_cpu():
         model = real_detector(target, case)
         clip = clip_of(case)
-        prompt = prompt_of(clip)
         text = detection.encode_text(model, clip)
+        given = {"find_inputs": clip.find_inputs, "geometric_prompt": prompt_of(clip.find_inputs[0])}
         buffer: dict[Any, Any] = {}
         seen = []
         with torch.enable_grad():
             for visit in case.calls():
-                returned = buffer_of(model)(
-                    backbone_out={"img_batch_all_stages": clip.img_batch, **text},
-                    find_inputs=clip.find_inputs,
-                    geometric_prompt=prompt,
-                    frame_idx=visit.frame,
-                    num_frames=case.frames,
-                    multigpu_buffer=buffer,
-                )
-                answer = returned[0] if isinstance(returned, tuple) else returned
+                inputs = {"backbone_out": {"img_batch_all_stages": clip.img_batch, **text}, **given}
+                answer = call_buffer(target, model, replace(case, features=False), visit, inputs, buffer)
                 seen.append({key: answer[key].requires_grad for key in DETECTIONS if key in answer})
                 progress()
         return tuple(seen)
