@@ -12,6 +12,7 @@ from fixtures.synthetic.script import identify
 from verify.buffer.observation import Call, RankSeen, Seen, expected_answer
 from verify.engine.finding import Violation, call_in
 from verify.tensors.describe import describe_difference, describe_tensor
+from verify.tensors.tolerance import distance
 from verify.video.detector import DETECTIONS, features_of
 from verify.video.scan import Scan
 
@@ -119,6 +120,27 @@ def assert_same_tensor(
         expected=describe_tensor(expected),
         got=describe_tensor(got) + (f"; {describe_difference(expected, got)}" if shapes else ""),
         table=frames_around(case, rank, call.number) if case else (),
+    )
+
+
+def assert_near(
+    tensor: str, expected: torch.Tensor, got: Any, allowed: float, message: str, rank: RankSeen, call: Call
+) -> None:
+    """Two tensors have the same type and shape, and lie at most ``allowed`` apart; where that is 0, the same bits."""
+    if allowed == 0.0:
+        assert_same_tensor(tensor, expected, got, message, rank, call)
+        return
+    alike = isinstance(got, torch.Tensor) and (got.dtype, got.shape) == (expected.dtype, expected.shape)
+    if alike and distance(expected, got) <= allowed:
+        return
+    raise Violation(
+        message,
+        rank=rank.rank,
+        call=call.number,
+        frame=call.visit.frame,
+        tensor=tensor,
+        expected=f"{describe_tensor(expected)}, within {allowed:.3g}",
+        got=describe_tensor(got) + (f"; {describe_difference(expected, got)}" if alike else ""),
     )
 
 

@@ -45,6 +45,11 @@ def scans_of(target: Target, world_sizes: WorldSizes, **options: Any) -> Scans:
     return scans(world_sizes, batched=is_batched(target), **options)
 
 
+def _without_extras(target: Target, world_sizes: WorldSizes, **options: Any) -> Scans:
+    """Scans that do nothing but detect: no NMS, no gathering of features, plain memory."""
+    return scans_of(target, world_sizes, suppression=st.none(), layouts=("contiguous",), gather=False, **options)
+
+
 def scans_without_nms(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans_of(target, world_sizes, suppression=st.none())
 
@@ -112,9 +117,7 @@ def scans_without_gathering(target: Target, world_sizes: WorldSizes) -> Scans:
 def visits_in_any_order(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
     if draw(st.booleans()):
         return draw(visit_lists(world_sizes, batched=is_batched(target)))
-    case = draw(
-        scans_of(target, world_sizes, max_frames=20, suppression=st.none(), layouts=("contiguous",), gather=False)
-    )
+    case = draw(_without_extras(target, world_sizes, max_frames=20))
     start, reverse = draw(st.integers(0, case.frames - 1)), draw(st.booleans())
     again = replace(case, start=start, reverse=reverse)
     return replace(case, visits=case.calls() + again.calls())
@@ -123,17 +126,7 @@ def visits_in_any_order(draw: st.DrawFn, target: Target, world_sizes: WorldSizes
 @st.composite
 def limited_scans(draw: st.DrawFn, target: Target, world_sizes: WorldSizes, resumed: bool = False) -> Scan:
     """Draw scans under a limit, below the clip's end, at it and past it; ``resumed``: which then go on without one."""
-    case = draw(
-        scans_of(
-            target,
-            world_sizes,
-            min_frames=2,
-            max_frames=24,
-            suppression=st.none(),
-            layouts=("contiguous",),
-            gather=False,
-        )
-    )
+    case = draw(_without_extras(target, world_sizes, min_frames=2, max_frames=24))
     start = max(1, case.start) if case.reverse else case.start  # in reverse the first visit is of the frame before
     limit = draw(st.integers(1, case.frames + 4))
     within = batches.visits_within(case.frames, start, limit, case.reverse)
@@ -146,17 +139,7 @@ def limited_scans(draw: st.DrawFn, target: Target, world_sizes: WorldSizes, resu
 
 @st.composite
 def scans_with_prompt_a_frame(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
-    case = draw(
-        scans_of(
-            target,
-            world_sizes,
-            min_frames=2,
-            max_frames=12,
-            suppression=st.none(),
-            layouts=("contiguous",),
-            gather=False,
-        )
-    )
+    case = draw(_without_extras(target, world_sizes, min_frames=2, max_frames=12))
     return replace(
         case,
         visits=tuple(replace(visit, geometric=number_of_frame(visit.frame)) for visit in case.calls()),
@@ -167,17 +150,7 @@ def scans_with_prompt_a_frame(draw: st.DrawFn, target: Target, world_sizes: Worl
 
 @st.composite
 def scans_under_two_prompts(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
-    case = draw(
-        scans_of(
-            target,
-            world_sizes,
-            max_frames=12,
-            suppression=st.none(),
-            layouts=("contiguous",),
-            gather=False,
-            geometric=0,
-        )
-    )
+    case = draw(_without_extras(target, world_sizes, max_frames=12, geometric=0))
     first = draw(st.sampled_from([(0, 1), (2, 0), (1, 2)]))
     second = draw(st.sampled_from([(0, 2), (3, 0), (4, 1)]))
     both = [

@@ -18,6 +18,7 @@ from verify.buffer.agreement import (
 from verify.buffer.case import scans_with_nms, scans_with_tracker, scans_without_nms, scans_without_tracker, why_no_nms
 from verify.buffer.group import schedule_check
 from verify.buffer.observation import Observe, expected_answer, kept_by_nms, script_of
+from verify.engine.check import HAZARD
 from verify.engine.finding import Violation
 from verify.target.models import construction
 from verify.target.naming import Target

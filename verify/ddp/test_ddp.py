@@ -202,6 +202,7 @@ def _several_ranks(target: Target, world_sizes: WorldSizes) -> st.SearchStrategy
     kind=HAZARD,
     launchers=(THREADS,),
     cost=8,
+    per_subject=True,
 )
 def test_gradient_through_buffer(case: Scan, observe: Callable[[Scan], tuple[Carrying, ...]], target: Target) -> None:
     """What the chunked buffer returns carries gradient at every world size, or at none.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -70,17 +71,17 @@ def prompt_of(stage: Any) -> Any:
     )
 
 
-def single_process(target: Target, case: Scan, moved: bool = False) -> list[dict[str, torch.Tensor]]:
+def single_process(target: Target, case: Scan, perturbation: int = 0) -> list[dict[str, torch.Tensor]]:
     """The reference for a case with the real detector: each frame detected alone, in this process.
 
     Under the prompt that the target's buffer detects it under: the scan's, or in a batched buffer the frame's own.
-    ``moved``: on images whose every pixel is moved by one rounding step.
+    ``perturbation``: above 0, the seed by which each pixel is moved by one rounding step.
     """
     with as_called(target), environment_of_rank(0, 1):
         model = real_detector(target, case)
         clip = clip_of(case)
-        if moved:
-            clip.img_batch = perturbed(clip.img_batch)
+        if perturbation:
+            clip.img_batch = perturbed(clip.img_batch, perturbation)
         stages = clip.find_inputs
         prompts = [prompt_of(stage if is_batched(target) else stages[0]) for stage in stages]
         return detection.detect_clip(model, clip, lambda frame: prompts[frame], case.suppression)
@@ -92,18 +93,26 @@ def has_tracker_neck(target: Target) -> bool:
     return "tracker_fpn_0" in single_process(target, Scan(frames=1, world_size=1, gather=False))[0]
 
 
-PRECISIONS = {"float32": nullcontext, "bfloat16": lambda: torch.autocast(_device_type(), dtype=torch.bfloat16)}
+@dataclass(frozen=True)
+class Precision:
+    """How a detector is run: under autocast to a type, or, where that is float32, plain."""
+
+    dtype: torch.dtype
+
+    def active(self) -> AbstractContextManager[Any]:
+        if self.dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", dtype=self.dtype)
 
 
-def _device_type() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+PRECISIONS = {"float32": Precision(torch.float32), "bfloat16": Precision(torch.bfloat16)}
 
 
 def _detects(target: Target, precision: str) -> bool:
     """Whether the target's real detector detects a frame in a precision."""
     case = Scan(frames=1, world_size=1, gather=False)
     try:
-        with sam3_on_cpu(), environment_of_rank(0, 1), PRECISIONS[precision](), torch.no_grad():
+        with sam3_on_cpu(), environment_of_rank(0, 1), PRECISIONS[precision].active(), torch.no_grad():
             clip = clip_of(case)
             prompt = prompt_of(clip.find_inputs[0])
             detection.detect_clip(real_detector(target, case), clip, lambda frame: prompt)
@@ -126,5 +135,5 @@ def precision_of(target: Target) -> str:
 @contextmanager
 def as_called(target: Target) -> Iterator[None]:
     """Run the target's detector as its callers do, on this machine: without gradient, in their precision."""
-    with sam3_on_cpu(), PRECISIONS[precision_of(target)]():
+    with sam3_on_cpu(), PRECISIONS[precision_of(target)].active():
         yield
