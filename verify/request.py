@@ -17,7 +17,7 @@ from verify.target import options as target_options
 from verify.target.fingerprint import has_code
 from verify.target.loading import load
 from verify.target.naming import Target, TargetError
-from verify.target.subjects import chosen
+from verify.target.subjects import chosen, speaks_of
 
 #: A file of known failures for each release of sam3.
 KNOWN = Path(__file__).parent / "known"
@@ -39,11 +39,16 @@ def known_failures(target: Target, own: Sequence[Known]) -> tuple[Known, ...]:
 
     It inherits what upstream's code does that it has not changed; an entry of its own on the same check goes before.
     """
-    entries = [entry if has_code(target, entry.methods) else replace(entry, release="") for entry in own]
+    entries = [
+        entry if has_code(target, entry.methods) else replace(entry, release="")
+        for entry in own
+        if speaks_of(target, entry.subject)
+    ]
     listed = {entry.check for entry in entries}
     for file in upstream_failures():
         for entry in file.entries:
-            if entry.check not in listed and entry.methods and has_code(target, entry.methods):
+            unlisted = entry.check not in listed and entry.methods and speaks_of(target, entry.subject)
+            if unlisted and has_code(target, entry.methods):
                 entries.append(entry)
         listed |= {entry.check for entry in entries}
     return tuple(entries)

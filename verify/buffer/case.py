@@ -124,11 +124,18 @@ def visits_in_any_order(draw: st.DrawFn, target: Target, world_sizes: WorldSizes
 
 
 @st.composite
-def limited_scans(draw: st.DrawFn, target: Target, world_sizes: WorldSizes, resumed: bool = False) -> Scan:
-    """Draw scans under a limit, below the clip's end, at it and past it; ``resumed``: which then go on without one."""
+def limited_scans(
+    draw: st.DrawFn, target: Target, world_sizes: WorldSizes, past_the_end: bool = False, resumed: bool = False
+) -> Scan:
+    """Draw scans under a limit that ends them within the clip, at its last frame at most.
+
+    ``past_the_end``: under one that reaches beyond the clip. ``resumed``: which then go on without one.
+    """
     case = draw(_without_extras(target, world_sizes, min_frames=2, max_frames=24))
-    start = max(1, case.start) if case.reverse else case.start  # in reverse the first visit is of the frame before
-    limit = draw(st.integers(1, case.frames + 4))
+    # In reverse the first visit is of the frame before the start.
+    start = max(1, case.start) if case.reverse else min(case.start, case.frames - 2)
+    left = start if case.reverse else case.frames - 1 - start
+    limit = left + draw(st.integers(1, case.frames + 4)) if past_the_end else draw(st.integers(1, left))
     within = batches.visits_within(case.frames, start, limit, case.reverse)
     visits = [Visit(frame, case.reverse, case.geometric, limit=limit, limit_from=start) for frame in within]
     if resumed:

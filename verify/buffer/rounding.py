@@ -45,9 +45,22 @@ def rounding_of_batches(target: Target, case: Scan, alone: Frames) -> dict[str, 
     return allowed
 
 
-def unsettled_by_rounding(target: Target, case: Scan, alone: Frames) -> frozenset[int]:
-    """The frames of which one rounding step changes what NMS keeps; none for a chunked buffer."""
+def unsettled_frames(target: Target, case: Scan, alone: Frames, plain: Frames) -> frozenset[int]:
+    """The frames of which it is not settled what NMS keeps.
+
+    Scores that are equal, as in bfloat16 they may well be, come in any order. In a batch one rounding step may change
+    what is kept.
+
+    Args:
+        alone: each frame's tensors, detected alone, after NMS, and ``plain`` before it.
+    """
+    assert case.suppression is not None
     unsettled = set()
+    for frame, found in enumerate(plain):
+        for scores in found["pred_logits"].squeeze(-1).sigmoid():
+            candidates = scores[scores > case.suppression.probability]
+            if len(candidates.unique()) < len(candidates):
+                unsettled.add(frame)
     for run in _perturbed_runs(target, case):
         for frame, (right, moved) in enumerate(zip(alone, run, strict=True)):
             kept, others = (found["pred_logits"] > -1e3 for found in (right, moved))

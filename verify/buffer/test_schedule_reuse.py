@@ -78,6 +78,18 @@ def test_limited_scan(case: Scan, observe: Observe, target: Target) -> None:
     assert_inside_clip(seen)
 
 
+@schedule_check(lambda target, sizes: limited_scans(target, sizes, past_the_end=True), why_not_provided=_why_no_limit)
+def test_limit_past_the_end(case: Scan, observe: Observe, target: Target) -> None:
+    """A limit that reaches past the clip's end is none: every frame up to the end is answered with its own detection.
+
+    A user who asks for more frames than are left gets those that are left. A chunk that is cut at the limit, and not at
+    the end of the clip, asks for frames that do not exist.
+    """
+    seen = observe(case)
+    assert_own_detections(seen)
+    assert_inside_clip(seen)
+
+
 @schedule_check(lambda target, sizes: limited_scans(target, sizes), why_not_provided=_why_no_limit)
 def test_limited_residency(case: Scan, observe: Observe, target: Target) -> None:
     """A scan under ``max_frame_num_to_track`` leaves nothing behind: a chunk goes when the scan has left it.

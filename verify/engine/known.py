@@ -16,6 +16,7 @@ A file of entries in TOML::
     condition = { world_size = [1, 2] }       # optional: fields of the case, and ``launcher``
     code = "NAME"                             # optional: the methods whose defect this is
     methods = ["…"]                           # optional: which of them; all of NAME's without
+    subject = "batched"                       # optional: of several classes and buffers this one
 
 A target whose methods are upstream's has not made their defects: a failure that an entry with ``code`` explains is
 then *inherited*. Entries are strict. The check must fail on the cases that meet the condition (``xfailed``), and must
@@ -34,7 +35,7 @@ from typing import Any, get_type_hints
 
 from verify.engine.check import Case, Check
 
-_ENTRY = {"check", "reason", "link", "match", "condition", "code", "methods"}
+_ENTRY = {"check", "reason", "link", "match", "condition", "code", "methods", "subject"}
 
 
 class KnownError(Exception):
@@ -52,6 +53,8 @@ class Known:
     condition: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     #: Fingerprints of the methods whose defect this is, by their names; empty where the entry is the target's own.
     methods: Mapping[str, str] = field(default_factory=dict)
+    #: Of several classes and buffers the one that it is about, as ``--subject`` names it; "" for any.
+    subject: str = ""
     #: The upstream release that an inherited failure comes from; "" for one of the target's own.
     release: str = ""
 
@@ -97,7 +100,7 @@ def _entry(
     for key in ("check", "reason"):
         if not isinstance(data.get(key), str) or not data[key].strip():
             raise KnownError(f"{at}: needs a {key}")
-    for key in ("link", "match"):
+    for key in ("link", "match", "subject"):
         if not isinstance(data.get(key, ""), str):
             raise KnownError(f"{at}: {key} is not a string")
     if data["check"] not in checks:
@@ -117,7 +120,8 @@ def _entry(
         raise KnownError(f"{at}: a condition cannot speak of {unknown[0]!r}, only of {', '.join(sorted(names))}")
     allowed = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in condition.items()}
     methods = _methods(data, code, at)
-    return Known(data["check"], data["reason"], data.get("link", ""), data.get("match", ""), allowed, methods, release)
+    link, match, subject = (data.get(key, "") for key in ("link", "match", "subject"))
+    return Known(data["check"], data["reason"], link, match, allowed, methods, subject, release)
 
 
 def _methods(data: Mapping[str, Any], code: Mapping[str, Mapping[str, str]], at: str) -> dict[str, str]:
@@ -155,7 +159,7 @@ def read(path: Path, checks: Mapping[str, Check]) -> KnownFile:
         raise KnownError(f"{where}: expected [[known]] entries, one [release] table and [code.NAME] tables")
     name = str(release.get("name", ""))
     entries = tuple(_entry(number, item, checks, where, code, name) for number, item in enumerate(listed, 1))
-    names = [(entry.check, tuple(entry.condition.items()), tuple(entry.methods)) for entry in entries]
+    names = [(entry.check, tuple(entry.condition.items()), tuple(entry.methods), entry.subject) for entry in entries]
     for number, listing in enumerate(names, 1):
         if listing in names[: number - 1]:
             raise KnownError(f"{where}, entry {number}: {listing[0]} is listed twice")

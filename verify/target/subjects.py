@@ -85,6 +85,15 @@ def chosen(target: Target, name: str | None) -> tuple[Target, ...]:
     return tuple(replace(target, subject=f"{subject.detector}:{subject.kind}") for subject in picked)
 
 
+def speaks_of(target: Target, name: str) -> bool:
+    """Whether ``name``, of a subject, is one for what of the target is looked at; "" is for anything."""
+    if not name:
+        return True
+    if target.subject is not None:
+        return Subject(*target.subject.rsplit(":", 1)).answers_to(name)
+    return any(subject.answers_to(name) for subject in subjects_of(target))
+
+
 def kind_of(target: Target) -> str:
     """Which kind of buffer is looked at: a key of ``BUFFER_METHODS``; the first that there is, where none is named."""
     if target.subject is not None:
