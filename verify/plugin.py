@@ -31,6 +31,7 @@ from verify.engine.result import (
     FAILED,
     FAILURES,
     INHERITED,
+    NOT_APPLICABLE,
     NOT_PROVIDED,
     PASSED,
     SKIPPED,
@@ -284,7 +285,7 @@ class GateOfItem:
         text = result.finding.render() if result.finding else f"{result.check}: {result.reason}"
         if result.outcome == PASSED:
             return
-        if result.outcome in (SKIPPED, NOT_PROVIDED, BLOCKED):
+        if result.outcome in (SKIPPED, NOT_PROVIDED, NOT_APPLICABLE, BLOCKED):
             pytest.skip(f"{result.outcome}: {result.reason}")
         if result.outcome == XFAILED or (result.outcome == INHERITED and not options.counts.bad(result)):
             pytest.xfail(result.reason)

@@ -21,7 +21,7 @@ from verify.video.call import call_buffer, frames_kept
 from verify.video.detector import DETECTIONS, is_batched
 from verify.video.real import as_called, clip_of, prompt_of, real_detector
 from verify.video.scan import Scan, Visit
-from verify.video.scripting import scripted_detector, scripted_inputs, why_no_scripted_buffer
+from verify.video.scripting import scripted_detector, scripted_inputs
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,8 @@ def why_nothing_is_shared(target: Target) -> str | None:
 
     A batched buffer promises none. One that issues some all the same, on two ranks, is held to what holds of them.
     """
-    if (reason := why_no_scripted_buffer(target)) or not is_batched(target):
-        return reason
+    if not is_batched(target):
+        return None
     ranks = Threads()
     try:
         seen = observe_scripted(ranks, target, Scan(frames=4, world_size=2, batch=2))

@@ -25,7 +25,6 @@ from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.video.detector import DETECTIONS, is_batched
 from verify.video.scan import Scan
-from verify.video.scripting import why_no_scripted_buffer
 
 
 @schedule_check(scans_without_nms)
@@ -174,13 +173,12 @@ def test_eviction_order(case: Scan, observe: Observe, target: Target) -> None:
 
 
 def _why_no_prefetch(target: Target) -> str | None:
-    reason = why_no_scripted_buffer(target)
-    if reason is None and is_batched(target):
+    if is_batched(target):
         return "a batched buffer detects a chunk when it is asked for, and promises nothing ahead of need"
-    return reason
+    return None
 
 
-@schedule_check(scans_without_nms, why_not_provided=_why_no_prefetch)
+@schedule_check(scans_without_nms, why_not_applicable=_why_no_prefetch)
 def test_prefetch(case: Scan, observe: Observe, target: Target) -> None:
     """Once a chunk's first frame is delivered, the next chunk in the direction of the scan is in the buffer.
 

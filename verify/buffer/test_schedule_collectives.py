@@ -22,7 +22,7 @@ from verify.tensors.describe import describe_tensor
 from verify.video.scan import Scan
 
 
-@schedule_check(asynchronous_scans, launchers=(THREADS,), why_not_provided=why_nothing_is_shared)
+@schedule_check(asynchronous_scans, launchers=(THREADS,), why_not_applicable=why_nothing_is_shared)
 def test_waits_for_handles(case: Scan, observe: Observe, target: Target) -> bool:
     """Results are read only after every handle they come from has been waited on.
 
@@ -83,7 +83,7 @@ def test_contiguous_collectives(case: Scan, observe: Observe, target: Target) ->
     return bool(case.batch) or any(rank.collectives for rank in seen.ranks)
 
 
-@schedule_check(any_scans, why_not_provided=why_nothing_is_shared)
+@schedule_check(any_scans, why_not_applicable=why_nothing_is_shared)
 def test_same_collectives(case: Scan, observe: Observe, target: Target) -> bool:
     """All ranks issue the same sequence of collectives: operation, shapes, types.
 
@@ -140,7 +140,7 @@ def test_global_rank(case: Scan, observe: Observe, target: Target) -> None:
                     )
 
 
-@schedule_check(scans_without_gathering, why_not_provided=why_nothing_is_shared)
+@schedule_check(scans_without_gathering, why_not_applicable=why_nothing_is_shared)
 def test_gathering_off(case: Scan, observe: Observe, target: Target) -> bool:
     """With ``gather_backbone_out=False`` no rank sends tracker features to the others.
 

@@ -130,12 +130,10 @@ def test_tracker_features(case: Scan, observe: Observe, target: Target) -> None:
 
 def _why_no_object_ids(target: Target) -> str | None:
     answer = first_answer(target)
-    if isinstance(answer, str):
-        return answer
     return None if OBJECT_IDS in answer else f"the buffer's answer has no {OBJECT_IDS}"
 
 
-@schedule_check(scans_without_nms, why_not_provided=_why_no_object_ids)
+@schedule_check(scans_without_nms, why_not_applicable=_why_no_object_ids)
 def test_object_ids(case: Scan, observe: Observe, target: Target) -> None:
     """An answer's object ids are the frame's own: a query's number where its score counts, and -1 where it does not.
 
@@ -161,13 +159,10 @@ def test_object_ids(case: Scan, observe: Observe, target: Target) -> None:
 
 
 def _why_no_batch(target: Target) -> str | None:
-    reason = why_no_scripted_buffer(target)
-    if reason is None and not is_batched(target):
-        return "a chunked buffer detects one frame at a time"
-    return reason
+    return None if is_batched(target) else "a chunked buffer detects one frame at a time"
 
 
-@schedule_check(scans_without_nms, why_not_provided=_why_no_batch, kind=HAZARD)
+@schedule_check(scans_without_nms, why_not_applicable=_why_no_batch, kind=HAZARD)
 def test_rows_of_answers(case: Scan, observe: Observe, target: Target) -> None:
     """Every tensor of an answer that is cut out of a batch is there for each frame of it: none comes without elements.
 
@@ -227,13 +222,10 @@ def test_features_on_request(case: Scan, observe: Observe, target: Target) -> No
 
 
 def _why_no_model_without_neck(target: Target) -> str | None:
-    reason = why_no_scripted_buffer(target)
-    if reason is None and not can_leave_out_the_neck(target):
-        return "the builder always makes a tracker neck"
-    return reason
+    return None if can_leave_out_the_neck(target) else "the builder always makes a tracker neck"
 
 
-@schedule_check(scans_without_tracker, why_not_provided=_why_no_model_without_neck)
+@schedule_check(scans_without_tracker, why_not_applicable=_why_no_model_without_neck)
 def test_without_tracker_neck(case: Scan, observe: Observe, target: Target) -> None:
     """A detector without a tracker neck, built with ``gather_backbone_out`` at its default, answers every frame.
 

@@ -126,21 +126,17 @@ def test_resumed_scan(case: Scan, observe: Observe, target: Target) -> None:
 
 
 def _why_no_prompt_by_argument(target: Target) -> str | None:
-    reason = why_no_scripted_buffer(target)
-    if reason is None and is_batched(target):
-        return "a batched buffer takes each frame's prompt from its stage: test_own_prompts"
-    return reason
+    return "a batched buffer takes each frame's prompt from its stage: test_own_prompts" if is_batched(target) else None
 
 
 def _why_no_prompt_by_stage(target: Target) -> str | None:
-    reason = why_no_scripted_buffer(target)
-    if reason is None and not is_batched(target):
-        return "a chunked buffer is given one prompt for a scan: test_prompt_of_each_frame"
-    return reason
+    if is_batched(target):
+        return None
+    return "a chunked buffer is given one prompt for a scan: test_prompt_of_each_frame"
 
 
 @schedule_check(
-    lambda target, sizes: scans_with_prompt_a_frame(target, sizes), why_not_provided=_why_no_prompt_by_stage
+    lambda target, sizes: scans_with_prompt_a_frame(target, sizes), why_not_applicable=_why_no_prompt_by_stage
 )
 def test_own_prompts(case: Scan, observe: Observe, target: Target) -> None:
     """In a batch each frame is detected under its own geometric prompt, that of its stage.
@@ -153,7 +149,7 @@ def test_own_prompts(case: Scan, observe: Observe, target: Target) -> None:
 
 @schedule_check(
     lambda target, sizes: scans_with_prompt_a_frame(target, sizes),
-    why_not_provided=_why_no_prompt_by_argument,
+    why_not_applicable=_why_no_prompt_by_argument,
     kind=HAZARD,
 )
 def test_prompt_of_each_frame(case: Scan, observe: Observe, target: Target) -> bool:

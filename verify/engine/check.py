@@ -67,8 +67,10 @@ class Check:
     every_size: bool = True
     #: Whether it is made of each of a target's subjects, or of the target alone.
     per_subject: bool = False
-    #: The check that has to pass before this one can tell anything: where it fails, this one is blocked by it.
-    rests_on: str | None = None
+    #: Checks that have to pass before this one can tell anything: where one fails, this one is blocked by it.
+    rests_on: tuple[str, ...] = ()
+    #: Says why a target does not promise what the check is about, or gives None.
+    why_not_applicable: WhyNotProvided | None = None
 
     @property
     def doc(self) -> str:
@@ -96,7 +98,8 @@ def check(
     draws: str = "",
     every_size: bool = True,
     per_subject: bool = False,
-    rests_on: str | None = None,
+    rests_on: tuple[str, ...] = (),
+    why_not_applicable: WhyNotProvided | None = None,
 ) -> Callable[[Body], Callable[..., None]]:
     """Register a check's body and make a pytest function of it, which the plugin runs once a launcher and subject.
 
@@ -122,7 +125,8 @@ def check(
             draws or name,
             every_size,
             per_subject,
-            rests_on if rests_on != name else None,
+            tuple(base for base in rests_on if base != name),
+            why_not_applicable,
         )
         _registry[name] = registered
 

@@ -27,6 +27,7 @@ from verify.engine.result import (
     FAILED,
     FAILURES,
     INHERITED,
+    NOT_APPLICABLE,
     NOT_PROVIDED,
     NOT_TRIGGERED,
     PASSED,
@@ -73,20 +74,19 @@ class Gate:
         return self._guarded(check, launcher)
 
     def _blocked(self, check: Check) -> Result | None:
-        """How a check ends that rests on one that fails; None where it rests on none, or that does not fail."""
-        base = self.bases.get(check.rests_on or "")
-        if base is None or base.name == check.name:
-            return None
-        key = (self.target, base.name)
-        if key not in self.judged:
-            self.judged[key] = replace(self, case=None).judge(base, base.launchers[0])
-        result = self.judged[key]
-        if result.outcome == BLOCKED:
-            return replace(result, check=check.name, group=check.group, kind=check.kind, finding=None)
-        if result.outcome not in (*FAILURES, XFAILED, INHERITED):
-            return None
-        reason = f"rests on {base.name}, which fails: {result.finding.message if result.finding else result.reason}"
-        return Result(check.name, check.group, check.kind, BLOCKED, reason=reason, blocked_by=base.name)
+        """How a check ends that rests on one that fails; None where it rests on none, or those do not fail."""
+        for base in (self.bases[name] for name in check.rests_on if name in self.bases):
+            key = (self.target, base.name)
+            if key not in self.judged:
+                self.judged[key] = replace(self, case=None).judge(base, base.launchers[0])
+            result = self.judged[key]
+            if result.outcome == BLOCKED:
+                return replace(result, check=check.name, group=check.group, kind=check.kind)
+            if result.outcome in (*FAILURES, XFAILED, INHERITED):
+                message = result.finding.message if result.finding else result.reason
+                reason = f"rests on {base.name}, which fails: {message}"
+                return Result(check.name, check.group, check.kind, BLOCKED, reason=reason, blocked_by=base.name)
+        return None
 
     def _guarded(self, check: Check, launcher: str) -> Result:
         started = time.monotonic()
@@ -115,6 +115,8 @@ class Gate:
         empty = Result(check.name, check.group, check.kind, PASSED)
         if reason := check.why_not_provided(self.target):
             return replace(empty, outcome=NOT_PROVIDED, reason=reason)
+        if check.why_not_applicable is not None and (reason := check.why_not_applicable(self.target)):
+            return replace(empty, outcome=NOT_APPLICABLE, reason=reason)
         trial = _Trial(self, check, launcher)
         entries = [entry for entry in self.known if entry.check == check.name]
         expected: Finding | None = None

@@ -19,6 +19,7 @@ from verify.engine.result import (
     FAILURES,
     INHERITED,
     MISSING,
+    NOT_APPLICABLE,
     NOT_PROVIDED,
     NOT_TRIGGERED,
     PASSED,
@@ -246,7 +247,11 @@ def summary(report: Report, counts: Counts) -> list[str]:
     for cause in report.causes:
         lines.append(f"cause: {cause.check}: {cause.message}")
         lines.append(f"  blocks {len(cause.blocks)}: {', '.join(cause.blocks)}")
-    reasons = {result.reason: result for result in report.results if result.reason and result.outcome != BLOCKED}
+    reasons = {
+        result.reason: result
+        for result in report.results
+        if result.reason and result.outcome not in (BLOCKED, NOT_APPLICABLE)
+    }
     for reason in reasons:
         names = ", ".join(_label(result) for result in report.results if result.reason == reason)
         lines.append(f"{reasons[reason].outcome}: {names}: {reason}")

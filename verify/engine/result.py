@@ -15,6 +15,8 @@ INHERITED = "inherited"
 XFAILED = "xfailed"
 XPASSED = "xpassed"
 NOT_PROVIDED = "not_provided"
+#: Does not promise what the check is about, so that nothing is missing.
+NOT_APPLICABLE = "not_applicable"
 SKIPPED = "skipped"
 #: Could not tell anything, because the check that it rests on fails.
 BLOCKED = "blocked"
@@ -23,7 +25,19 @@ NOT_TRIGGERED = "not_triggered"
 MISSING = "missing"
 
 #: Worst first: the outcome of a check is the worst of its parts'.
-OUTCOMES = (FAILED, MISSING, NOT_TRIGGERED, XPASSED, BLOCKED, XFAILED, INHERITED, SKIPPED, NOT_PROVIDED, PASSED)
+OUTCOMES = (
+    FAILED,
+    MISSING,
+    NOT_TRIGGERED,
+    XPASSED,
+    BLOCKED,
+    XFAILED,
+    INHERITED,
+    SKIPPED,
+    NOT_PROVIDED,
+    PASSED,
+    NOT_APPLICABLE,
+)
 #: Outcomes that make a gate fail.
 FAILURES = frozenset({FAILED, MISSING, NOT_TRIGGERED, XPASSED})
 
