@@ -13,7 +13,8 @@ from dataclasses import replace
 import pytest
 
 from fixtures.forks.buffer.bugs import Bug
-from verify.engine.check import THREADS
+from fixtures.ranks import Ranks
+from verify.engine.check import PROCESSES, THREADS
 from verify.engine.finding import Finding
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
@@ -35,6 +36,12 @@ def launchers() -> Iterator[Launchers]:
     made = Launchers(preload=PRELOADED)
     yield made
     made.close()
+
+
+@pytest.fixture
+def ranks(launchers: Launchers) -> Ranks:
+    """Ranks that are processes."""
+    return launchers.get(PROCESSES)
 
 
 class _TwoOrThreeRanks(Gate):

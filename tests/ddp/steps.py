@@ -18,9 +18,6 @@ from fixtures.toy.weights import perturb_weights
 from reference.oracle.training import CORE_LOSS, frame_by_frame
 from reference.recipe import loss as losses
 
-#: What ranks import that run ``train``, so that their server imports it once.
-PRELOAD = ("fixtures.toy.build", "fixtures.synthetic.clips", "reference.recipe.loss")
-
 
 @dataclass(frozen=True)
 class Training:

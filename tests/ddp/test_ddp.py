@@ -42,13 +42,13 @@ def judge(target: Target, check: str, launchers: Launchers, launcher: str = PROC
     return Gate(target, launchers, SEEDED, process_world_sizes=(2,)).judge(registered()[check], launcher)
 
 
-@pytest.mark.xdist_group("training processes")
+@pytest.mark.xdist_group("ddp processes")
 @pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))
 def test_bug_is_caught(bug: Seeded, launchers: Launchers) -> None:
     assert_caught(judge(Target(**bug.options), bug.check, launchers), bug.says)
 
 
-@pytest.mark.xdist_group("training processes")
+@pytest.mark.xdist_group("ddp processes")
 def test_global_normalisation_is_caught(launchers: Launchers) -> None:
     target = Target("reference", loss="reference.recipe.loss:recipe_loss")
     assert judge(target, "test_ddp_without_segmentation", launchers).outcome == PASSED
@@ -58,7 +58,7 @@ def test_global_normalisation_is_caught(launchers: Launchers) -> None:
     )
 
 
-@pytest.mark.xdist_group("training processes")
+@pytest.mark.xdist_group("ddp processes")
 @pytest.mark.parametrize("variant", CONFORMING.values(), ids=list(CONFORMING))
 def test_variant_passes(variant: Seeded, launchers: Launchers) -> None:
     for check in CHECKS:
@@ -66,7 +66,7 @@ def test_variant_passes(variant: Seeded, launchers: Launchers) -> None:
         assert result.outcome == PASSED, result.finding.render() if result.finding else result
 
 
-@pytest.mark.xdist_group("training processes")
+@pytest.mark.xdist_group("ddp processes")
 def test_posted_fails_where_it_is_known_to(launchers: Launchers) -> None:
     for check in CHECKS:
         result = judge(Target("posted"), check, launchers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from verify.engine.options import UsageError, job_world_size
 from verify.request import read_options
+from verify.target.loading import load
 
 
 def given(**options: object) -> argparse.Namespace:
@@ -108,10 +110,8 @@ def test_no_job() -> None:
 
 
 def test_sam3_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from verify import target
-
-    monkeypatch.setattr(target.importlib.util, "find_spec", lambda name: None)
-    target.load.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    load.cache_clear()
     with pytest.raises(UsageError, match=r"sam3 is not installed: pip install sam3==0\.1\.4, or name a checkout"):
         read_options(given(), None)
 

@@ -25,7 +25,6 @@ from verify.engine.result import (
     result_from_json,
 )
 from verify.groups import registered
-from verify.target.naming import Target
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").read_text())
 CHECKS = {name: registered()[name] for name in ("test_coverage", "test_prefetch", "test_any_order_residency")}
@@ -70,7 +69,7 @@ def test_a_check_without_all_its_parts_is_missing() -> None:
     concluded, verdict, _ = conclude(CHECKS, parts, False, {**PARTS, "test_coverage": 2})
     assert [result.outcome for result in concluded] == [MISSING, PASSED, PASSED]
     assert verdict == INCOMPLETE
-    assert not Report(Target(), "", {}, concluded, verdict, "").passes
+    assert not Report({"spec": "sam3"}, {}, concluded, verdict, "").passes
 
 
 def test_a_stale_entry_counts_as_passing_unexpectedly() -> None:
@@ -96,9 +95,9 @@ def test_keeps_to_the_schema_and_survives_the_way_between_processes(tmp_path: Pa
     parts[0] = part(CHECKS["test_coverage"], FAILED, finding=finding)
     assert result_from_json(json.loads(json.dumps(parts[0].as_json()))) == parts[0]
     concluded, verdict, because = conclude(CHECKS, parts, False, PARTS)
-    report = Report(
-        Target(), "/sam3.py", environment("gloo", None, "quick", 0), concluded, verdict, because, ("note",), ("fact",)
-    )
+    target = {"spec": "sam3", "builder": None, "origin": "/sam3.py"}
+    where = environment("gloo", None, "quick", 0)
+    report = Report(target, where, concluded, verdict, because, ("note",), ("fact",))
     path = tmp_path / "report.json"
     write(report, path)
     jsonschema.validate(json.loads(path.read_text()), SCHEMA)

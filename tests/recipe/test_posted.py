@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -11,8 +10,7 @@ import torch
 from sam3.model.geometry_encoders import Prompt
 
 from fixtures.posted.recipe import build_sam3_image_video_model
-from fixtures.ranks import Processes, RanksFailed
-from fixtures.ranks.processes.launcher import PRELOAD
+from fixtures.ranks import Ranks, RanksFailed
 from fixtures.synthetic.clips import ClipSpec, make_clip
 from fixtures.toy.build import build_toy
 from fixtures.toy.cpu import sam3_on_cpu
@@ -20,8 +18,9 @@ from fixtures.toy.shrink import toy_width
 from fixtures.toy.weights import perturb_weights
 from reference.data.vocabulary import default_vocabulary
 from reference.oracle.training import CORE_LOSS, frame_by_frame
-from tests.ddp import steps as ddp_steps
 from tests.ddp.steps import Training, train
+
+pytest_plugins = ["tests.judging"]
 
 POSTED = "fixtures.posted.recipe:build_sam3_image_video_model"
 
@@ -29,13 +28,6 @@ POSTED = "fixtures.posted.recipe:build_sam3_image_video_model"
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # at toy width threads wait for each other longer than they work
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Processes]:
-    launcher = Processes(preload=(*PRELOAD, *ddp_steps.PRELOAD))
-    yield launcher
-    launcher.close()
 
 
 @lru_cache
@@ -81,7 +73,8 @@ def test_without_segmentation_frames_are_encoded_twice() -> None:
     assert encoded(posted(segmentation=True).model, batch) == [4]
 
 
-def test_masks_without_a_mask_loss_end_training_at_the_second_step(ranks: Processes) -> None:
+@pytest.mark.xdist_group("ddp processes")
+def test_masks_without_a_mask_loss_end_training_at_the_second_step(ranks: Ranks) -> None:
     clips = (ClipSpec(frames=2, masks=True, seed=1), ClipSpec(frames=2, masks=True, seed=2))
     with pytest.raises(RanksFailed, match="Expected to have finished reduction in the prior iteration"):
         ranks.run(train, 2, Training(POSTED, clips, segmentation=True, steps=2))
@@ -104,7 +97,8 @@ def test_gathering_by_default_needs_a_tracker_neck_that_is_not_there() -> None:
         model.forward_video_grounding_multigpu(given, batch.find_inputs, prompt, 0, 2, {})
 
 
-def test_the_loss_grows_with_the_clip(ranks: Processes) -> None:
+@pytest.mark.xdist_group("ddp processes")
+def test_the_loss_grows_with_the_clip(ranks: Ranks) -> None:
     def per_frame(loss: str, frames: int) -> float:
         training = Training(POSTED, (ClipSpec(frames=frames, objects=0),), loss=loss, steps=1)
         return ranks.run(train, 1, training)[0].value.losses[0] / frames
@@ -114,7 +108,8 @@ def test_the_loss_grows_with_the_clip(ranks: Processes) -> None:
     assert per_frame("clip_loss", 6) == pytest.approx(per_frame("recipe_loss", 6) / 6)
 
 
-def test_clips_of_different_lengths_end_in_an_abort_or_a_hang(ranks: Processes) -> None:
+@pytest.mark.xdist_group("ddp processes")
+def test_clips_of_different_lengths_end_in_an_abort_or_a_hang(ranks: Ranks) -> None:
     clips = (ClipSpec(frames=2, seed=1), ClipSpec(frames=3, seed=2))
     with pytest.raises(RanksFailed):
         ranks.run(train, 2, Training(POSTED, clips, loss="recipe_loss", steps=2))

@@ -18,8 +18,7 @@ from sam3.model.geometry_encoders import Prompt
 from torch.utils._pytree import tree_flatten
 
 from fixtures.posted.recipe import build_sam3_image_video_model as build_posted
-from fixtures.ranks import Processes, progress
-from fixtures.ranks.processes.launcher import PRELOAD
+from fixtures.ranks import Ranks, progress
 from fixtures.synthetic.clips import ClipSpec, clip_specs, make_clip
 from fixtures.toy.build import build_toy
 from fixtures.toy.cpu import sam3_on_cpu
@@ -33,6 +32,8 @@ from reference.recipe.loss import clip_loss
 from tests.ddp import steps as ddp_steps
 from tests.ddp.steps import Training, train
 
+pytest_plugins = ["tests.judging"]
+
 REFERENCE = "reference.recipe.builder:build_sam3_image_video_model"
 #: Gradients of a clip are sums in another order than the oracle's. Moving each pixel by one rounding step moves the
 #: oracle's by up to 8e-5 of the largest; loop and oracle were measured 2e-5 apart.
@@ -44,13 +45,6 @@ BATCHED = 1e-4
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # at toy width threads wait for each other longer than they work
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Processes]:
-    launcher = Processes(preload=(*PRELOAD, *ddp_steps.PRELOAD))
-    yield launcher
-    launcher.close()
 
 
 @lru_cache
@@ -274,8 +268,9 @@ def scan_on_rank(rank: int, world_size: int, reverse: bool) -> list[dict[str, An
     return visit_all(model, batch, visits, track_in_reverse=reverse, return_sam2_backbone_feats=True)
 
 
+@pytest.mark.xdist_group("ddp processes")
 @pytest.mark.parametrize("reverse", [False, True])
-def test_answers_do_not_depend_on_order_prompts_before_or_ranks(ranks: Processes, reverse: bool) -> None:
+def test_answers_do_not_depend_on_order_prompts_before_or_ranks(ranks: Ranks, reverse: bool) -> None:
     results = [result.value for world_size in (1, 3) for result in ranks.run(scan_on_rank, world_size, reverse)]
     assert len(results) == 4
     for result in results[1:]:
@@ -398,6 +393,7 @@ def clips(first: int, second: int, **settings: Any) -> tuple[ClipSpec, ClipSpec]
     return ClipSpec(frames=first, seed=1, **settings), ClipSpec(frames=second, seed=2, **settings)
 
 
+@pytest.mark.xdist_group("ddp processes")
 @pytest.mark.parametrize(
     "training",
     [
@@ -411,7 +407,7 @@ def clips(first: int, second: int, **settings: Any) -> tuple[ClipSpec, ClipSpec]
     ],
     ids=["boxes", "masks unused", "no masks", "masks", "semantic", "tracker neck", "no objects"],
 )
-def test_ranks_train_together_whatever_the_loss_leaves_unused(ranks: Processes, training: Training) -> None:
+def test_ranks_train_together_whatever_the_loss_leaves_unused(ranks: Ranks, training: Training) -> None:
     first, second = (result.value for result in ranks.run(train, 2, training))
     for trained in (first, second):
         assert len(trained.losses) == 3

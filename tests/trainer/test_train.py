@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +21,8 @@ from reference.configuration import FOLDER, ConfigurationError, assert_files_are
 from reference.recipe.builder import build_sam3_image_video_model
 from reference.recipe.checkpoint import load_checkpoint
 from reference.train import FAILED, USAGE, main
+from tests.commands import Done, Run, torchrun
 
-ROOT = Path(__file__).parents[2]
 SPEC = VideoSpec(videos=2, frames=4, objects=2)
 
 
@@ -158,31 +155,6 @@ def test_refuses_data_before_anything_is_built(
 # Runs
 
 
-@dataclass(frozen=True)
-class Done:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def errors(self) -> list[str]:
-        return [line for line in self.err.splitlines() if line.startswith("error: ")]
-
-
-def run(*command: str, **variables: str) -> Done:
-    """Run a command of Python's; more threads than the machine has to spare cost a hundredfold here."""
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
 def losses(summary: str) -> dict[str, tuple[float, float]]:
     """The losses of a summary, of the first and of the last epoch."""
     found = re.findall(r"^  (\w+): (\S+) -> (\S+)$", summary, flags=re.MULTILINE)
@@ -191,29 +163,6 @@ def losses(summary: str) -> dict[str, tuple[float, float]]:
 
 def toy(videos: Videos, output: Path, *overrides: str) -> list[str]:
     return ["--config", "toy", *paths(videos, output), "scratch.frames=2", *overrides]
-
-
-#: ``python -m reference.train``, several times in a process that imports all but once.
-SEVERAL = """
-import json, runpy, sys
-import torch
-for arguments in json.loads(sys.argv[1]):
-    sys.argv[1:] = arguments
-    try:
-        runpy.run_module("reference.train", run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        for stream in (sys.stdout, sys.stderr):
-            print(f"=== {end.code}", file=stream, flush=True)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-"""
-
-
-def run_several(runs: Mapping[str, list[str]]) -> dict[str, Done]:
-    done = run("-c", SEVERAL, json.dumps(list(runs.values())))
-    out, err = (re.split(r"^=== (\d+)\n", text, flags=re.MULTILINE) for text in (done.out, done.err))
-    assert (done.status, len(out), len(err)) == (0, 2 * len(runs) + 1, 2 * len(runs) + 1), done.err
-    return {name: Done(int(out[2 * n + 1]), out[2 * n], err[2 * n]) for n, name in enumerate(runs)}
 
 
 @dataclass(frozen=True)
@@ -228,7 +177,7 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(videos: Videos, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(videos: Videos, run_forked: Run, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("runs")
     output, nowhere = folder / "output", folder / "nowhere"
     spoilt = make_videos(folder / "spoilt", VideoSpec(videos=1, frames=2, objects=1))
@@ -247,10 +196,11 @@ def runs(videos: Videos, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         "missing": toy(spoilt, nowhere, "scratch.workers=1", f"paths.checkpoint={checkpoint}"),
         "diverging": toy(videos, folder / "diverging", "scratch.epochs=12", "scratch.lr_scale=1e30"),
     }
-    return Runs(output, checkpoint, missing, no_videos, run_several(commands))
+    done = {name: run_forked("reference.train", *arguments) for name, arguments in commands.items()}
+    return Runs(output, checkpoint, missing, no_videos, done)
 
 
-@pytest.mark.xdist_group("training processes")
+@pytest.mark.xdist_group("commands")
 def test_trains_and_writes_a_checkpoint(runs: Runs) -> None:
     first, path = runs.done["first"], runs.output / "checkpoints" / "checkpoint.pt"
     assert (first.status, first.errors) == (0, []), first.err
@@ -262,7 +212,7 @@ def test_trains_and_writes_a_checkpoint(runs: Runs) -> None:
     assert "no checkpoint: the model starts from scratch" in first.err
 
 
-@pytest.mark.xdist_group("training processes")
+@pytest.mark.xdist_group("commands")
 def test_goes_on_where_it_ended_and_ends(runs: Runs) -> None:
     more, again = runs.done["more"], runs.done["again"]
     assert more.status == again.status == 0
@@ -273,7 +223,7 @@ def test_goes_on_where_it_ended_and_ends(runs: Runs) -> None:
     assert again.out.endswith("nothing left to train: 3 epochs were done before; raise trainer.max_epochs\n")
 
 
-@pytest.mark.xdist_group("training processes")
+@pytest.mark.xdist_group("commands")
 def test_ends_in_one_line_where_the_data_cannot_be_trained_on(runs: Runs) -> None:
     expected = {
         "no videos": (USAGE, f"{re.escape(str(runs.no_videos))}: holds no video"),
@@ -289,17 +239,14 @@ def test_ends_in_one_line_where_the_data_cannot_be_trained_on(runs: Runs) -> Non
         assert "Traceback" not in done.out + done.err
 
 
-@pytest.mark.xdist_group("training processes")
+@pytest.mark.xdist_group("commands")
 def test_starts_from_a_checkpoint_without_a_word_of_keys_left_over(runs: Runs) -> None:
     err = runs.done["missing"].err
     assert not re.search("keep their initial values|has no place|no checkpoint", err), err
 
 
-@pytest.mark.xdist_group("training processes")
 def test_ranks_of_torchrun_train_together_and_one_reports(videos: Videos, tmp_path: Path) -> None:
-    launch = ("torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d")
-    command = toy(videos, tmp_path, "scratch.epochs=1")
-    done = run("-m", *launch, "--rdzv-endpoint", "127.0.0.1:0", "-m", "reference.train", *command)
+    done = torchrun(2, "-m", "reference.train", *toy(videos, tmp_path, "scratch.epochs=1"))
     assert (done.status, done.errors) == (0, []), done.err
     assert len(re.findall(r"^trained 1 epochs$", done.out, flags=re.MULTILINE)) == 1
     assert done.out.count("checkpoint: ") == 1

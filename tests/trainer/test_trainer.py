@@ -20,7 +20,7 @@ from verify.target.naming import Target
 from verify.trainer.case import Run, run_from_json
 
 pytest_plugins = ["tests.judging"]
-pytestmark = pytest.mark.xdist_group("training processes")
+pytestmark = pytest.mark.xdist_group("trainer processes")
 CHECKS = [name for name, check in registered().items() if check.group == "trainer"]
 TRAINER_BUGS = {name: bug for name, bug in BUGS.items() if bug.check in CHECKS}
 #: Learning takes a minute; that nothing is learnt shows at once.

@@ -1,0 +1,78 @@
+"""The gate started in every way there is: on a checkout, as a module, by xdist and by torchrun."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import sam3
+
+from tests.commands import ROOT, run, torchrun
+from tests.engine.gate import GATE, QUICK, assert_short_error
+
+
+def test_a_checkout_that_does_not_import(tmp_path: Path) -> None:
+    package = tmp_path / "sam3"
+    (package / "model").mkdir(parents=True)
+    for name in ("__init__.py", "model/__init__.py"):
+        (package / name).write_text("")
+    (package / "model" / "sam3_image.py").write_text("import torch\nfrom sam3.model.lost import Thing\n")
+    message = (
+        rf"checkout's sam3 does not import: ModuleNotFoundError: .*lost.* \({package}/model/sam3_image.py, line 2\)"
+    )
+    assert_short_error(run(*GATE, "--target", str(tmp_path)), message)
+
+
+def test_a_checkout_is_verified_in_place_of_the_installed_package(tmp_path: Path) -> None:
+    (tmp_path / "sam3").symlink_to(Path(sam3.__file__).parent)
+    report = tmp_path / "report.json"
+    only = ("--only", "test_features_on_request", "--launcher", "threads")
+    done = run(*GATE, "--target", str(tmp_path), *only, "--report", str(report))
+    written = json.loads(report.read_text())
+    assert written["target"]["origin"].startswith(str(tmp_path))
+    # The release's known failures are not a checkout's: it keeps its own.
+    assert done.status == pytest.ExitCode.TESTS_FAILED
+    assert written["checks"][0]["outcome"] == "failed"
+
+
+def test_runs_as_a_module() -> None:
+    done = run("verify", *QUICK)
+    assert done.status == pytest.ExitCode.OK, done.out + done.err
+    assert "verdict: sam3 conforms" in done.out
+
+
+def test_workers_judge_and_the_controller_reports(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = run(*GATE, "--only", "test_coverage,test_prefetch", "-n", "2", "-v", "--report", str(report))
+    assert done.status == pytest.ExitCode.OK, done.out
+    assert {check["outcome"] for check in json.loads(report.read_text())["checks"]} == {"passed"}
+    on_processes = re.findall(r"\[(gw\d)\].* PASSED .*\[processes\]", done.out)
+    assert len(on_processes) == 2
+    assert len(set(on_processes)) == 1, "workers make groups of processes of their own"
+
+
+@pytest.mark.parametrize(("target", "status"), [("sam3", 0), ("fixtures.forks.buffer:ReversedGather", 1)])
+def test_ranks_of_torchrun_agree_and_rank_0_reports(tmp_path: Path, target: str, status: int) -> None:
+    report = tmp_path / "report.json"
+    checks = ("--only", "test_coverage,test_parity_detections", "--report", str(report))
+    done = torchrun(2, "-m", *GATE, "--target", target, *checks)
+    assert (done.status != 0) == bool(status), done.out + done.err
+    written = json.loads(report.read_text())
+    assert written["verdict"] == ("violates" if status else "conforms")
+    assert written["environment"]["torchrun_world_size"] == 2
+    assert done.out.count("test session starts") == 1
+    assert done.out.count("verdict: ") == 1
+
+
+def test_ranks_started_with_different_options(tmp_path: Path) -> None:
+    launcher = tmp_path / "launch.py"
+    launcher.write_text(
+        "import os, sys, pytest\n"
+        "hazards = 'fail' if os.environ['RANK'] == '1' else 'report'\n"
+        "sys.exit(pytest.main(['verify', '--only', 'test_coverage', '--hazards', hazards]))\n"
+    )
+    done = torchrun(2, str(launcher), PYTHONPATH=str(ROOT))
+    assert done.status != 0
+    assert "the ranks were started with different options: rank 0 has hazards 'False', rank 1 has 'True'" in done.err
