@@ -174,9 +174,14 @@ def _builder_that_calls(name: str) -> Callable[..., Any] | None:
 def _package_builder(detector: type[nn.Module], what: str, within: Path | None) -> Callable[..., Any]:
     """What makes models of a class beside the package's main one: the package's own builder, or one around the class.
 
-    A class that derives from the package's is constructed around the parts that the builder makes for that.
+    A class that derives from the package's is constructed around the parts that the builder makes for that. The main
+    detector, which sam3's builders make with weights of a whole tracker around it, is put together of its parts.
     """
     _import("sam3.model_builder", what, within)
+    module, name = DETECTOR.split(":")
+    main = getattr(_import(module, what, within), name, None)
+    if main is not None and issubclass(detector, main):
+        return assemble(detector)
     for base in detector.__mro__:
         if base.__module__.startswith("sam3.") and (builder := _builder_that_calls(base.__name__)) is not None:
             return builder if base is detector else assemble_like(builder, base, detector)
