@@ -58,8 +58,7 @@ def _one_line(error: BaseException) -> str:
 _DISTRIBUTIONS = {
     "PIL": "pillow",
     "cv2": "opencv-python-headless",
-    "iopath": "iopath",
-    "pkg_resources": "'setuptools<81'",
+    "pkg_resources": "'setuptools<82'",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "yaml": "PyYAML",
