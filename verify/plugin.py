@@ -359,6 +359,10 @@ def _conclude(gate: Session, measure: bool) -> reports.Report:
     )
 
 
+#: Outcomes of checks that ran, though no case of theirs passed.
+_RAN = FAILURES | {XFAILED, INHERITED}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     gate = session.config.stash.get(_SESSION, None)
@@ -373,7 +377,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if session.exitstatus == pytest.ExitCode.OK:
         if not gate.report.passes:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        elif not any(result.cases or result.outcome in FAILURES for result in gate.report.results):
+        elif not any(result.cases or result.outcome in _RAN for result in gate.report.results):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
 

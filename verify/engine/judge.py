@@ -65,13 +65,19 @@ class Gate:
 
         Under torchrun, rank 0 alone runs what needs no process, and every rank gets its result.
         """
-        blocked = self._blocked(check)
-        if blocked is not None:
+        if check.rests_on and self._provides(check) and (blocked := self._blocked(check)) is not None:
             return blocked
         job = self.launchers.job
         if job is not None and launcher == THREADS:
             return job.broadcast(self._guarded(check, launcher) if job.rank == 0 else None)
         return self._guarded(check, launcher)
+
+    def _provides(self, check: Check) -> bool:
+        """Whether the target has what a check is about; what goes wrong in telling so is for the check to say."""
+        try:
+            return check.why_not_provided(self.target) is None
+        except Exception:
+            return False
 
     def _blocked(self, check: Check) -> Result | None:
         """How a check ends that rests on one that fails; None where it rests on none, or those do not fail."""
