@@ -39,6 +39,8 @@ def build_sam3_image_video_model(
 ) -> Sam3ImageOnVideo:
     """Build SAM 3's detector for training on clips and for running over videos.
 
+    SAM 3.1's fused MLPs stay fused in bfloat16 inference alone; else they compute in the precision given, and train.
+
     Args:
         bpe_path: the text encoder's vocabulary, by default ``reference.data.vocabulary.default_vocabulary``'s.
         device: any device of torch, by default the GPU where there is one; ``cpu`` also on a machine without CUDA.

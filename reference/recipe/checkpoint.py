@@ -18,7 +18,11 @@ DETECTOR, TRACKER = "detector.", "tracker."
 #: Where the tracker's weights go in a detector with an interactive predictor.
 PREDICTOR = "inst_interactive_predictor.model."
 #: Parts that a model may be built without, and whose weights then have no place.
-OPTIONAL = ("segmentation_head.", "backbone.vision_backbone.sam2_convs.", PREDICTOR)
+OPTIONAL = (
+    "segmentation_head.",
+    *(f"backbone.vision_backbone.{neck}_convs." for neck in ("sam2", "interactive", "propagation")),
+    PREDICTOR,
+)
 
 
 @dataclass(frozen=True)

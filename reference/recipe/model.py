@@ -14,9 +14,10 @@ from sam3.model.data_misc import BatchedDatapoint, BatchedFindTarget, FindStage
 from sam3.model.geometry_encoders import Prompt
 from sam3.model.model_misc import SAM3Output
 from sam3.model.sam3_image import Sam3ImageOnVideoMultiGPU
-from sam3.perflib.nms import nms_masks
 
 from reference.recipe.cache_key import cache_key, copied_key, equal_keys
+from reference.recipe.differentiable_mlp import make_differentiable
+from reference.recipe.suppression import suppressed
 from reference.recipe.unused_outputs import used_together
 from reference.recipe.without_cuda import without_pinning
 
@@ -30,8 +31,12 @@ TRACKER = "tracker_backbone_"
 CACHE_KEY = "cache_key"
 #: Fields that matching reads of a target.
 TARGET_FIELDS = ("num_boxes", "boxes", "boxes_padded")
-#: How far the logit of a detection is lowered that mask NMS removes.
-REMOVED = 1e4
+#: Where a neck holds the layers that make the tracker's features: sam3's neck of two, and SAM 3.1's of three.
+TRACKER_NECKS = ("sam2_convs", "propagation_convs")
+
+#: The arguments that mask NMS is asked for with, and their values where none is.
+NMS_SETTINGS = ("run_nms", "nms_prob_thresh", "nms_iou_thresh", "nms_use_iom")
+NO_NMS = (False, None, None, False)
 
 #: The buffer: for each frame, by name, a value and the handle to wait on before it is read.
 Buffer = MutableMapping[int, dict[str, tuple[Any, Any]]]
@@ -57,11 +62,15 @@ class Sam3ImageOnVideo(Sam3ImageOnVideoMultiGPU):
         interactive_prompt_sampler: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Gather what the tracker neck computes, not whatever the backbone's class is; hold the prompt sampler."""
+        """Gather what the tracker neck computes, not whatever the backbone's class is; hold the prompt sampler.
+
+        The MLPs that SAM 3.1 computes by a kernel for inference alone are made trainable, in the parts given.
+        """
         super().__init__(*args, gather_backbone_out=gather_backbone_out, **kwargs)
+        make_differentiable(self)
         if gather_backbone_out is None:
             vision = getattr(self.backbone, "vision_backbone", None)
-            self.gather_backbone_out = getattr(vision, "sam2_convs", None) is not None
+            self.gather_backbone_out = any(getattr(vision, neck, None) is not None for neck in TRACKER_NECKS)
         self.interactive_prompt_sampler = interactive_prompt_sampler
 
     # The detector, one frame
@@ -207,6 +216,7 @@ class Sam3ImageOnVideo(Sam3ImageOnVideoMultiGPU):
         run_nms: bool = False,
         nms_prob_thresh: float | None = None,
         nms_iou_thresh: float | None = None,
+        nms_use_iom: bool = False,
         **kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Answer what is asked, whatever was asked before, and hold no more than two chunks.
@@ -230,7 +240,9 @@ class Sam3ImageOnVideo(Sam3ImageOnVideoMultiGPU):
                 ``return_tracker_backbone_feats``, the name that sam3's own video model uses.
             run_nms: whether detections that mask NMS removes get their logit lowered by 1e4.
             nms_prob_thresh: score above which detections take part in NMS; the others are lowered, too.
-            nms_iou_thresh: mask IoU above which the detection of lower score is removed.
+            nms_iou_thresh: mask overlap above which the detection of lower score is removed.
+            nms_use_iom: whether overlap is intersection over the smaller mask, and not over the union.
+            kwargs: what later versions of sam3 pass on (a scan's limits, ``feature_cache``); no answer depends on it.
 
         Returns:
             The frame's ``pred_logits`` [P, N, 1], ``pred_boxes`` and ``pred_boxes_xyxy`` [P, N, 4], ``pred_masks``
@@ -247,7 +259,7 @@ class Sam3ImageOnVideo(Sam3ImageOnVideoMultiGPU):
         following = self._chunk(current.start - 1 if track_in_reverse else current.stop, num_frames)
         _keep_only({*current, *following}, multigpu_buffer)
 
-        settings = (run_nms, nms_prob_thresh, nms_iou_thresh) if run_nms else (run_nms, None, None)
+        settings = (run_nms, nms_prob_thresh, nms_iou_thresh, nms_use_iom) if run_nms else NO_NMS
         key = cache_key(backbone_out, find_inputs[frame_idx], geometric_prompt, settings)
         how = {
             "backbone_out": backbone_out,
@@ -255,7 +267,7 @@ class Sam3ImageOnVideo(Sam3ImageOnVideoMultiGPU):
             "geometric_prompt": geometric_prompt,
             "num_frames": num_frames,
             "multigpu_buffer": multigpu_buffer,
-            **dict(zip(("run_nms", "nms_prob_thresh", "nms_iou_thresh"), settings, strict=True)),
+            **dict(zip(NMS_SETTINGS, settings, strict=True)),
         }
         entry = multigpu_buffer.get(frame_idx)
         if entry is None or not equal_keys(entry[CACHE_KEY][0], key):
@@ -293,6 +305,7 @@ class Sam3ImageOnVideo(Sam3ImageOnVideoMultiGPU):
         run_nms: bool = False,
         nms_prob_thresh: float | None = None,
         nms_iou_thresh: float | None = None,
+        nms_use_iom: bool = False,
     ) -> None:
         """Detect without gradient on any number of ranks (gathered results carry none), noting what was asked."""
         frame = min(frame_idx_begin + self.rank, frame_idx_end - 1)  # ranks past the end repeat the last frame
@@ -305,7 +318,7 @@ class Sam3ImageOnVideo(Sam3ImageOnVideoMultiGPU):
             )
             found = {name: detected[name].detach() for name in DETECTION if name in detected}
             if run_nms:
-                found["pred_logits"] = _suppressed(found, nms_prob_thresh, nms_iou_thresh)
+                found["pred_logits"] = suppressed(found, nms_prob_thresh, nms_iou_thresh, nms_use_iom)
             encodings = None
             if self.gather_backbone_out:
                 levels, encodings = _tracker_features(backbone_out, detected, find_inputs[frame])
@@ -316,7 +329,7 @@ class Sam3ImageOnVideo(Sam3ImageOnVideoMultiGPU):
             entry = {name: (values[rank], handle) for name, (values, handle) in gathered.items()}
             if encodings is not None:
                 entry[f"{TRACKER}pos_enc"] = (encodings, None)
-            settings = (run_nms, nms_prob_thresh, nms_iou_thresh)
+            settings = (run_nms, nms_prob_thresh, nms_iou_thresh, nms_use_iom)
             key = cache_key(backbone_out, find_inputs[frame], geometric_prompt, settings)
             entry[CACHE_KEY] = (copied_key(key), None)
             multigpu_buffer[frame] = entry
@@ -329,28 +342,6 @@ def _keep_only(frames: Iterable[int], buffer: Buffer) -> None:
         for _, handle in buffer.pop(frame).values():
             if handle is not None:
                 handle.wait()
-
-
-def _suppressed(
-    found: dict[str, torch.Tensor], prob_threshold: float | None, iou_threshold: float | None
-) -> torch.Tensor:
-    """Give the logits [P, N, 1] with those lowered that mask NMS removes, prompt by prompt.
-
-    Raises:
-        ValueError: when a threshold or the masks are missing.
-    """
-    if prob_threshold is None or iou_threshold is None:
-        raise ValueError("run_nms needs nms_prob_thresh and nms_iou_thresh")
-    if "pred_masks" not in found:
-        raise ValueError("run_nms needs masks: build the model with enable_segmentation=True")
-    logits = found["pred_logits"]
-    keep = torch.stack(
-        [
-            nms_masks(pred_probs=scores, pred_masks=masks, prob_threshold=prob_threshold, iou_threshold=iou_threshold)
-            for scores, masks in zip(logits.squeeze(-1).sigmoid(), found["pred_masks"], strict=True)
-        ]
-    )
-    return torch.where(keep.unsqueeze(-1), logits, logits - REMOVED)
 
 
 def _tracker_features(
@@ -367,7 +358,8 @@ def _tracker_features(
             "gather_backbone_out is on, but the detector has no tracker neck whose features could be gathered: build "
             "it with enable_inst_interactivity=True, or leave gather_backbone_out unset"
         )
-    levels, encodings = list(neck["backbone_fpn"]), list(neck["vision_pos_enc"])
+    levels = [getattr(level, "tensors", level) for level in neck["backbone_fpn"]]  # SAM 3.1's come with a mask
+    encodings = list(neck["vision_pos_enc"])
     if "backbone_fpn" in backbone_out:  # the caller encoded all frames: pick this one's
         images = torch.unique(find_input.img_ids)
         levels, encodings = ([part[images] for part in parts] for parts in (levels, encodings))
