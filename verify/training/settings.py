@@ -122,11 +122,13 @@ def _switches(model: nn.Module) -> dict[tuple[str, str], list[nn.Module]]:
 
 def _step_on_one_frame(model: nn.Module, batch: Any) -> None:
     """Run sam3's one-frame forward and a backward pass: what breaks those is not the loop's doing."""
-    stages = one_frame_model(model).forward(one_frame(batch, 0))
-    value = projection(stages.output[0][-1], seed=0)
-    if value is not None:
-        value.backward()
-    model.zero_grad(set_to_none=True)
+    try:
+        stages = one_frame_model(model).forward(one_frame(batch, 0))
+        value = projection(stages.output[0][-1], seed=0)
+        if value is not None:
+            value.backward()
+    finally:
+        model.zero_grad(set_to_none=True)  # a backward pass that breaks off has left some gradients
 
 
 def _turn(model: nn.Module, value: bool, batch: Any) -> tuple[str, ...]:
