@@ -23,12 +23,24 @@ from verify.engine import report as reports
 from verify.engine.check import HAZARD, PROCESSES, Check
 from verify.engine.finding import Finding
 from verify.engine.judge import Gate, violation_of
+from verify.engine.known import Known
 from verify.engine.launchers import Launchers
 from verify.engine.options import Options, UsageError, job_world_size
-from verify.engine.result import FAILED, FAILURES, NOT_PROVIDED, PASSED, SKIPPED, XFAILED, Result, result_from_json
+from verify.engine.result import (
+    BLOCKED,
+    FAILED,
+    FAILURES,
+    INHERITED,
+    NOT_APPLICABLE,
+    NOT_PROVIDED,
+    PASSED,
+    SKIPPED,
+    XFAILED,
+    Result,
+    result_from_json,
+)
 from verify.groups import GROUPS, PRELOADED, registered
 from verify.target.fingerprint import identity
-from verify.target.loading import load
 from verify.target.models import construction
 from verify.target.naming import Target
 from verify.target.preload import announced
@@ -45,10 +57,22 @@ class Session:
     launchers: Launchers
     parts: list[Result] = field(default_factory=list)
     report: reports.Report | None = None
+    #: How checks ended that others rest on.
+    judged: dict[Any, Result] = field(default_factory=dict)
+    #: What is being judged.
+    judging: Target | None = None
 
     @property
     def rank(self) -> int:
         return 0 if self.launchers.job is None else self.launchers.job.rank
+
+    def subjects(self, check: Check) -> tuple[Target, ...]:
+        """What a check is made of: each of the target's subjects, or the target itself."""
+        return self.options.subjects if check.per_subject else (self.options.target,)
+
+    def known(self, subject: Target) -> tuple[Known, ...]:
+        """The failures of a subject that are known."""
+        return request.known_failures(subject, self.options.known) if self.options.inherits else ()
 
 
 _SESSION = pytest.StashKey[Session]()
@@ -159,17 +183,44 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     if gate is None:
         return []
     options = gate.options
-    lines = [f"target: {options.target.spec} ({load(options.target).origin})"]
-    known = f"{options.known_from} ({len(options.known)} entries)" if options.known_from else "none"
+    named = identity(options.target)
+    commit = f", commit {named['sam3']['commit']}" if named["sam3"]["commit"] else ""
+    lines = [
+        f"target: {options.target.spec} ({named['origin']})",
+        f"sam3: {named['sam3']['version']}{commit} ({named['sam3']['folder']})",
+    ]
+    if len(options.subjects) > 1 or len(named["subjects"]) > 1:
+        lines.append(f"subjects: {', '.join(subject.subject_name for subject in options.subjects)}")
+    known = (
+        f"{options.known_from} ({len(options.known)} entries)" if options.known_from else "upstream's, where inherited"
+    )
+    known = known if options.inherits else "none"
     seed = f", seed {options.seed}" if options.profile.randomised else ""
     lines.append(f"known failures: {known}; profile: {options.profile.name}{seed}")
     return lines
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make a check once for each launcher and each subject; one subject alone goes without saying."""
+    check: Check | None = getattr(metafunc.function, "check", None)
+    gate = metafunc.config.stash.get(_SESSION, None)
+    if check is None or gate is None:
+        return
+    parameters = [
+        pytest.param(
+            launcher,
+            subject,
+            id="-".join(filter(None, (launcher, subject.subject_name))),
+            marks=pytest.mark.xdist_group("processes") if launcher == PROCESSES else (),
+        )
+        for launcher in check.launchers
+        for subject in gate.subjects(check)
+    ]
+    metafunc.parametrize(("launcher", "subject"), parameters)
+
+
 def _check_of(item: pytest.Item) -> Check | None:
-    if FOLDER not in item.path.parents:
-        return None
-    return registered().get(getattr(item, "originalname", item.name))
+    return getattr(getattr(item, "function", None), "check", None)
 
 
 def _on_processes(item: pytest.Item) -> bool:
@@ -215,29 +266,32 @@ class GateOfItem:
     session: Session
     item: pytest.Item
 
-    def run(self, check: Check, launcher: str) -> None:
-        options = self.session.options
+    def run(self, check: Check, launcher: str, subject: Target) -> None:
+        options, session = self.session.options, self.session
+        session.judging = subject
         gate = Gate(
-            options.target,
-            self.session.launchers,
+            subject,
+            session.launchers,
             options.profile,
-            options.known,
+            session.known(subject),
             options.world_sizes,
             options.seed,
             options.case,
+            registered(),
+            session.judged,
         )
-        result = gate.judge(check, launcher)
+        result = replace(gate.judge(check, launcher), subject=subject.subject_name)
         self.item.user_properties.append((_PROPERTY, result.as_json()))
         text = result.finding.render() if result.finding else f"{result.check}: {result.reason}"
         if result.outcome == PASSED:
             return
-        if result.outcome in (SKIPPED, NOT_PROVIDED):
+        if result.outcome in (SKIPPED, NOT_PROVIDED, NOT_APPLICABLE, BLOCKED):
             pytest.skip(f"{result.outcome}: {result.reason}")
-        if result.outcome == XFAILED:
+        if result.outcome == XFAILED or (result.outcome == INHERITED and not options.counts.bad(result)):
             pytest.xfail(result.reason)
-        if check.kind == HAZARD and not options.hazards_fail:
+        if check.kind == HAZARD and not options.counts.hazards:
             pytest.xfail(f"hazard: {text}")
-        if result.outcome == FAILED and result.reason:
+        if result.outcome in (FAILED, INHERITED) and result.reason:
             text = f"{result.reason}\n{text}"
         pytest.fail(text, pytrace=False)
 
@@ -261,30 +315,52 @@ class _Collector:
                     self.session.parts.append(result_from_json(value))
 
 
+def _planned(gate: Session) -> list[reports.Planned]:
+    """The checks that this run makes, by subject."""
+    options, planned = gate.options, []
+    # Whether an entry is stale is told by a run of all its cases only.
+    whole_run = options.case is None and len(options.launchers) > 1
+    for check in options.checks.values():
+        parts = options.parts(check)
+        for subject in gate.subjects(check) if parts else ():
+            known = whole_run and any(entry.check == check.name for entry in gate.known(subject))
+            planned.append(reports.Planned(check, subject.subject_name, parts, known))
+    return planned
+
+
 def _conclude(gate: Session, measure: bool) -> reports.Report:
-    from verify.statements import statements  # imports sam3, which may be a checkout's, found only after the options
+    # They import sam3, which may be a checkout's, found only after the options.
+    from verify.statements import statements
+    from verify.video.real import precision_of
 
     options = gate.options
-    expected = {name: options.parts(check) for name, check in options.checks.items()}
-    selected = {name: check for name, check in options.checks.items() if expected[name]}
-    # Whether an entry is stale is told by a run of all its cases only.
-    known = {entry.check for entry in options.known} if options.case is None and len(options.launchers) > 1 else ()
-    results, verdict, because = reports.conclude(selected, gate.parts, options.hazards_fail, expected, known)
-    loaded = load(options.target)
+    results, verdict, because = reports.conclude(_planned(gate), gate.parts, options.counts)
     job = gate.launchers.job
-    notes = [f"not verified: {name} also has a buffer; name it with --target" for name in loaded.also_found]
     environment = reports.environment(
         options.backend, job.world_sizes()[0] if job else None, options.profile.name, options.seed
     )
+    named = identity(options.target)
+    environment["versions"]["sam3"] = named["sam3"]["version"]
+    with_real_detector = {result.subject for result in results if result.group == "parity" and result.cases}
+    precisions = [
+        f"{subject.subject_name or options.target.spec} was run under bfloat16 autocast, as its callers run it; it "
+        "does not run plain."
+        for subject in options.subjects
+        if measure and subject.subject_name in with_real_detector and precision_of(subject) == "bfloat16"
+    ]
     return reports.Report(
-        identity(options.target),
+        named,
         environment,
         results,
         verdict,
         because,
-        tuple(notes),
+        tuple(precisions),
         statements(options.target) if measure else (),
     )
+
+
+#: Outcomes of checks that ran, though no case of theirs passed.
+_RAN = FAILURES | {XFAILED, INHERITED}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -301,7 +377,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if session.exitstatus == pytest.ExitCode.OK:
         if not gate.report.passes:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        elif not any(result.cases or result.outcome in FAILURES for result in gate.report.results):
+        elif not any(result.cases or result.outcome in _RAN for result in gate.report.results):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
@@ -310,7 +386,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if gate is None or gate.report is None:
         return
     terminalreporter.section("verification")
-    for line in reports.summary(gate.report, gate.options.hazards_fail):
+    for line in reports.summary(gate.report, gate.options.counts):
         terminalreporter.write_line(line)
 
 
@@ -328,14 +404,15 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
             launcher="torchrun",
             message=violation.message,
             replay=f"torchrun --nproc-per-node {os.environ['WORLD_SIZE']} -m pytest verify "
-            f"{gate.options.target.options()} --only {name}",
+            f"{(gate.judging or gate.options.target).options()} --only {name}",
             world_size=int(os.environ["WORLD_SIZE"]),
             rank=violation.rank,
             call=violation.call,
             frame=violation.frame,
             details=violation.details,
         )
-        gate.parts.append(Result(name, check.group, check.kind, FAILED, finding=finding))
+        subject = gate.judging.subject_name if gate.judging else ""
+        gate.parts.append(Result(name, check.group, check.kind, FAILED, finding=finding, subject=subject))
         text = finding.render()
     else:
         text = str(failure)
@@ -345,6 +422,6 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
     if capture is not None:
         capture.suspend_global_capture(in_=True)  # what it holds is lost when the process leaves
-    lines = [text, "", *reports.summary(gate.report, gate.options.hazards_fail)]
+    lines = [text, "", *reports.summary(gate.report, gate.options.counts)]
     sys.__stderr__.write("\n".join(lines) + "\n")  # type: ignore[union-attr]
     sys.__stderr__.flush()  # type: ignore[union-attr]

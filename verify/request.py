@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from verify.engine.known import Known, KnownError, KnownFile, read
 from verify.engine.options import Options, UsageError
 from verify.groups import registered, select
 from verify.target import options as target_options
-from verify.target.fingerprint import release
+from verify.target.fingerprint import has_code
 from verify.target.loading import load
 from verify.target.naming import Target, TargetError
+from verify.target.subjects import chosen, speaks_of
 
 #: A file of known failures for each release of sam3.
 KNOWN = Path(__file__).parent / "known"
@@ -27,23 +29,35 @@ def add_options(parser: Any) -> None:
     engine_options.add_options(parser)
 
 
-def known_of_release(released: tuple[str, str] | None, checks: Mapping[str, Check]) -> KnownFile | None:
-    """The file that is kept for a release of sam3, (version, hash), or None: a changed file is not the release."""
-    if released is None:
-        return None
-    path = KNOWN / f"sam3-{released[0]}.toml"
-    if not path.is_file():
-        return None
-    file = read(path, checks)
-    return file if (file.version, file.sha256) == released else None
+def upstream_failures() -> tuple[KnownFile, ...]:
+    """The files of known failures that are kept for upstream's releases."""
+    return tuple(read(path, registered()) for path in sorted(KNOWN.glob("*.toml")))
 
 
-def _known(text: str | None, target: Target, checks: Mapping[str, Check]) -> tuple[tuple[Known, ...], Path | None]:
-    if text == "none":
+def known_failures(target: Target, own: Sequence[Known]) -> tuple[Known, ...]:
+    """The failures of a target, or of one subject of it, that are known: its ``own``, and those that it inherits.
+
+    It inherits what upstream's code does that it has not changed; an entry of its own on the same check goes before.
+    """
+    entries = [
+        entry if has_code(target, entry.methods) else replace(entry, release="")
+        for entry in own
+        if speaks_of(target, entry.subject)
+    ]
+    listed = {entry.check for entry in entries}
+    for file in upstream_failures():
+        for entry in file.entries:
+            unlisted = entry.check not in listed and entry.methods and speaks_of(target, entry.subject)
+            if unlisted and has_code(target, entry.methods):
+                entries.append(entry)
+        listed |= {entry.check for entry in entries}
+    return tuple(entries)
+
+
+def _own(text: str | None, checks: Mapping[str, Check]) -> tuple[tuple[Known, ...], Path | None]:
+    if text is None or text == "none":
         return (), None
-    file = known_of_release(release(target), registered()) if text is None else read(Path(text), registered())
-    if file is None:
-        return (), None
+    file = read(Path(text), registered())
     return tuple(entry for entry in file.entries if entry.check in checks), file.path
 
 
@@ -69,7 +83,8 @@ def read_options(given: argparse.Namespace, job: int | None) -> Options[Target]:
         checks = select(given.only)
         if given.config or given.loader:
             _assert_data_path(target)
-        known, known_from = _known(given.known, target, checks)
+        known, known_from = _own(given.known, checks)
+        subjects = chosen(target, given.subject)
     except (TargetError, KnownError, ValueError) as error:
         raise UsageError(str(error)) from None
-    return engine_options.read_options(given, job, target, checks, known, known_from)
+    return engine_options.read_options(given, job, target, checks, known, known_from, subjects)

@@ -22,7 +22,7 @@ from verify.clips.observe import on_one_rank
 from verify.engine.finding import Violation
 from verify.target.loading import load
 from verify.target.models import construction
-from verify.target.naming import BUFFER_METHOD, Target
+from verify.target.naming import BUFFER_METHODS, CHUNKED, Target
 from verify.training.gradient_map import GradientMap, map_gradients
 
 #: The clip that the statements are measured on.
@@ -59,7 +59,7 @@ def _trains_no_tracker(target: Target, seen: GradientMap) -> str:
 
 def _ranks_from_environment(target: Target) -> str | None:
     """What the buffer would do under data parallelism, where it takes its rank from the environment."""
-    if not hasattr(type(_model(target)), BUFFER_METHOD):
+    if not hasattr(type(_model(target)), BUFFER_METHODS[CHUNKED]):
         return None
     built = construction(target, tracker=False, segmentation=False, eval_mode=False)
     with environment_of_rank(1, 2):

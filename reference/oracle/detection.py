@@ -17,6 +17,8 @@ from torch import Tensor
 LOWERED_BY = 1e4
 #: Levels of tracker features that a buffer gathers.
 TRACKER_LEVELS = 3
+#: Necks beside the detector's own, by what their features are called here: the name of their output.
+_NECKS = {"tracker": "sam2_backbone_out", "interactive": "interactive"}
 _DETECTIONS = ("pred_logits", "pred_boxes", "pred_boxes_xyxy", "pred_masks")
 
 
@@ -141,7 +143,7 @@ def detect_frame(
         Tensors of the caller's own: ``pred_logits`` ``[P, Q, 1]``, ``pred_boxes`` (normalised centre and size) and
         ``pred_boxes_xyxy`` ``[P, Q, 4]``; with a segmentation head ``pred_masks`` ``[P, Q, h, w]`` logits; with a
         tracker neck ``tracker_fpn_0`` to ``_2`` and their position encodings ``tracker_pos_enc_0`` to ``_2``,
-        ``[1, channels, h, w]`` in the detector's precision.
+        ``[1, channels, h, w]`` in the detector's precision; with an interactive neck the same of ``interactive_…``.
 
     Raises:
         ValueError: where the model is in training mode, or NMS is asked for and there are no masks.
@@ -156,11 +158,13 @@ def detect_frame(
             geometric_prompt=geometric_prompt,
         )
     found = {name: out[name] for name in _DETECTIONS if name in out}
-    tracker = out["prev_encoder_out"]["backbone_out"].get("sam2_backbone_out")
-    if tracker is not None:
-        for level in range(TRACKER_LEVELS):
-            found[f"tracker_fpn_{level}"] = tracker["backbone_fpn"][level]
-            found[f"tracker_pos_enc_{level}"] = tracker["vision_pos_enc"][level]
+    for neck, name in _NECKS.items():
+        features = out["prev_encoder_out"]["backbone_out"].get(name)
+        if features is not None:
+            for level in range(TRACKER_LEVELS):
+                values = features["backbone_fpn"][level]
+                found[f"{neck}_fpn_{level}"] = getattr(values, "tensors", values)  # SAM 3.1 has a NestedTensor there
+                found[f"{neck}_pos_enc_{level}"] = features["vision_pos_enc"][level]
     detections = {name: tensor.detach().clone() for name, tensor in found.items()}
     return detections if suppression is None else suppressed(detections, suppression)
 

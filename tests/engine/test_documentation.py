@@ -33,9 +33,10 @@ def _prose(page: Path) -> str:
 
 
 def _anchors(page: Path) -> set[str]:
-    """What the headings of a page are linked by, as GitHub makes it of them."""
+    """What the headings of a page are linked by, as GitHub makes it of them, and the anchors that it sets itself."""
     headings = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in _HEADING.findall(_prose(page)))
-    return {heading.strip().replace(" ", "-") for heading in headings}
+    set_here = re.findall(r'<a id="([\w-]+)">', page.read_text(encoding="utf-8"))
+    return {*(heading.strip().replace(" ", "-") for heading in headings), *set_here}
 
 
 def _is_module(dotted: str) -> bool:

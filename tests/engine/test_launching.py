@@ -32,9 +32,11 @@ def test_a_checkout_is_verified_in_place_of_the_installed_package(tmp_path: Path
     done = run(*GATE, "--target", str(tmp_path), *only, "--report", str(report))
     written = json.loads(report.read_text())
     assert written["target"]["origin"].startswith(str(tmp_path))
-    # The release's known failures are not a checkout's: it keeps its own.
-    assert done.status == pytest.ExitCode.TESTS_FAILED
-    assert written["checks"][0]["outcome"] == "failed"
+    assert written["target"]["sam3"]["folder"].startswith(str(tmp_path))
+    # The checkout's code is the release's, and so are its defects.
+    assert done.status == pytest.ExitCode.OK, done.out
+    assert written["checks"][0]["outcome"] == "inherited"
+    assert written["because"] == "0 checks passed but for 1 defect inherited from sam3 0.1.4"
 
 
 def test_runs_as_a_module() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +27,9 @@ def given(**options: object) -> argparse.Namespace:
         "profile": "quick",
         "backend": "gloo",
         "hazards": "report",
+        "inherited": "report",
+        "sam3": None,
+        "subject": None,
         "world_sizes": None,
         "launcher": None,
         "carrier": None,
@@ -58,6 +60,8 @@ def given(**options: object) -> argparse.Namespace:
         ),
         ({"config": "/no/such/training.yaml"}, "--config /no/such/training.yaml: there is no such file"),
         ({"config": "tox.ini"}, "--config tox.ini: "),
+        ({"subject": "Sam3Other"}, "--subject Sam3Other: not one of the target's: Sam3ImageOnVideoMultiGPU:chunked"),
+        ({"target": "reference", "sam3": "/no/such/checkout"}, "--sam3 /no/such/checkout: no such folder"),
         ({"only": "schedul"}, "neither a group .* nor a check; --list-checks names them"),
         ({"only": "schedule,test_nothing"}, "--only test_nothing"),
         ({"only": ","}, "names nothing"),
@@ -116,8 +120,11 @@ def test_sam3_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         read_options(given(), None)
 
 
-def test_known_failures_of_the_release_apply_to_the_release_only(tmp_path: Path) -> None:
-    assert read_options(given(), None).known_from is not None
-    assert read_options(given(known="none"), None).known == ()
-    assert read_options(given(target="reference"), None).known_from is None
-    assert read_options(given(target="sam3.model.sam3_image:Sam3ImageOnVideoMultiGPU"), None).known_from is None
+def test_what_is_inherited_is_looked_for_unless_told_not_to() -> None:
+    assert read_options(given(), None).inherits
+    assert not read_options(given(known="none"), None).inherits
+
+
+def test_the_former_name_of_the_launcher_still_works_and_warns() -> None:
+    with pytest.warns(UserWarning, match="--carrier is now called --launcher"):
+        assert read_options(given(carrier="threads"), None).launchers == ("threads",)

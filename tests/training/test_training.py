@@ -14,13 +14,14 @@ from verify.engine.finding import Finding
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
 from verify.engine.profile import PROFILES, Profile
-from verify.engine.result import FAILED, NOT_PROVIDED, PASSED, Result
+from verify.engine.result import BLOCKED, FAILED, NOT_PROVIDED, PASSED, Result
 from verify.groups import PRELOADED, registered
 from verify.target.naming import Target
 
 FORKS = "fixtures.forks.training:"
 #: The cases of the profile *quick*; a violation is found in them and not made smaller.
 DRAWN = Profile("drawn", examples=PROFILES["quick"].examples, process_examples=1, shrink_seconds=0)
+STEP = "test_step_runs"
 STAGES = "test_one_stage_per_frame"
 OUTPUTS = "test_training_outputs"
 INTERACTIVE = "test_interactive_evaluation"
@@ -28,6 +29,12 @@ KEPT = "test_nothing_kept"
 
 #: Seeded bugs: the class, the check that must catch it, and what its finding says.
 BUGS = [
+    ("CrashesLater", STEP, r"does not run: the forward failed at frame 1: AttributeError.*outputs\.py, line \d+"),
+    (
+        "ForInferenceOnly",
+        STEP,
+        r"Expected grad to be disabled.*gradients\.py, line \d+, in .*\); the layer runs a kernel",
+    ),
     ("WrongFrame", STAGES, r"stage 0 holds the outputs of frame 1"),
     ("RepeatedFrame", STAGES, r"stage 1 holds the outputs of frame 0"),
     ("LostLastFrame", STAGES, r"1 stages came back for a clip of 2 frames: frame 1 is missing"),
@@ -169,3 +176,13 @@ def test_a_forward_for_one_frame_is_not_provided(launchers: Launchers, check: st
     result = judge(launchers, "sam3", check, spec="")
     assert result.outcome == NOT_PROVIDED
     assert "takes a single one: assert num_frames == 1" in result.reason
+
+
+def test_what_rests_on_a_failing_step_is_blocked_by_it(launchers: Launchers) -> None:
+    gate = Gate(Target(f"{FORKS}ForInferenceOnly"), launchers, DRAWN, bases=registered())
+    for check in ("test_clip_loss", "test_quiet", "test_ddp_gradients"):
+        result = gate.judge(registered()[check], registered()[check].launchers[0])
+        assert (result.outcome, result.blocked_by) == (BLOCKED, STEP), result
+        assert "rests on test_step_runs, which fails: a training step on a clip does not run" in result.reason
+    assert gate.judge(registered()[STEP], THREADS).outcome == FAILED
+    assert gate.judge(registered()["test_builds_for_clips"], THREADS).outcome == NOT_PROVIDED

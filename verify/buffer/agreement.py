@@ -9,10 +9,10 @@ import torch
 
 from fixtures.ranks import Collective
 from fixtures.synthetic.script import identify
-from reference.oracle import schedule
 from verify.buffer.observation import Call, RankSeen, Seen, expected_answer
 from verify.engine.finding import Violation, call_in
 from verify.tensors.describe import describe_difference, describe_tensor
+from verify.tensors.tolerance import distance
 from verify.video.detector import DETECTIONS, features_of
 from verify.video.scan import Scan
 
@@ -43,16 +43,17 @@ def frame_set(frames: frozenset[int] | None) -> str:
     return "not kept by frame" if frames is None else ", ".join(map(str, sorted(frames))) or "nothing"
 
 
-def ranks_own_first(case: Scan, call: Call) -> list[int]:
+def ranks_own_first(case: Scan, call: Call, rank: RankSeen) -> list[int]:
     """All ranks that may have computed a call's frame, the one whose share it is first: padding repeats frames."""
-    own = schedule.detecting_rank(call.visit.frame, case.world_size)
+    own = case.own_rank(call.visit.frame, rank.rank)
     return [own, *(rank for rank in range(case.world_size) if rank != own)]
 
 
-def _right(case: Scan, call: Call, tensor: str, got: torch.Tensor) -> bool:
+def _right(case: Scan, call: Call, rank: RankSeen, tensor: str, got: torch.Tensor) -> bool:
     """Whether a tensor is the visited frame's own detection, whichever rank computed it."""
     return any(
-        torch.equal(expected_answer(case, call.visit, rank)[tensor], got) for rank in ranks_own_first(case, call)
+        torch.equal(expected_answer(case, call.visit, computing)[tensor], got)
+        for computing in ranks_own_first(case, call, rank)
     )
 
 
@@ -61,10 +62,10 @@ def assert_own_detections(seen: Seen, tensors: Sequence[str] = DETECTIONS) -> No
     case = seen.case
     for rank in seen.ranks:
         for call in rank.calls:
-            expected = expected_answer(case, call.visit, schedule.detecting_rank(call.visit.frame, case.world_size))
+            expected = expected_answer(case, call.visit, case.own_rank(call.visit.frame, rank.rank))
             for tensor in tensors:
                 got = call.answer.get(tensor)
-                if isinstance(got, torch.Tensor) and _right(case, call, tensor, got):
+                if isinstance(got, torch.Tensor) and _right(case, call, rank, tensor, got):
                     continue
                 missing = not isinstance(got, torch.Tensor)
                 raise Violation(
@@ -77,6 +78,27 @@ def assert_own_detections(seen: Seen, tensors: Sequence[str] = DETECTIONS) -> No
                     tensor=tensor,
                     expected=describe_scripted(tensor, expected[tensor]),
                     got="keys " + ", ".join(sorted(call.answer)) if missing else describe_scripted(tensor, got),
+                    table=frames_around(case, rank, call.number),
+                )
+
+
+def assert_inside_clip(seen: Seen) -> None:
+    """No rank detects a frame outside the clip, or holds one."""
+    case = seen.case
+    for rank, call in all_calls(seen):
+        for what, frames in (
+            ("detects", {detected.frame for detected in call.detected}),
+            ("holds", set(call.resident or ())),
+        ):
+            outside = {frame for frame in frames if not 0 <= frame < case.frames}
+            if outside:
+                raise Violation(
+                    f"the buffer {what} a frame outside the clip's {case.frames}",
+                    rank=rank.rank,
+                    call=call.number,
+                    frame=call.visit.frame,
+                    expected=f"frames 0 to {case.frames - 1}",
+                    got=frame_set(frozenset(outside)),
                     table=frames_around(case, rank, call.number),
                 )
 
@@ -101,6 +123,27 @@ def assert_same_tensor(
     )
 
 
+def assert_near(
+    tensor: str, expected: torch.Tensor, got: Any, allowed: float, message: str, rank: RankSeen, call: Call
+) -> None:
+    """Two tensors have the same type and shape, and lie at most ``allowed`` apart; where that is 0, the same bits."""
+    if allowed == 0.0:
+        assert_same_tensor(tensor, expected, got, message, rank, call)
+        return
+    alike = isinstance(got, torch.Tensor) and (got.dtype, got.shape) == (expected.dtype, expected.shape)
+    if alike and distance(expected, got) <= allowed:
+        return
+    raise Violation(
+        message,
+        rank=rank.rank,
+        call=call.number,
+        frame=call.visit.frame,
+        tensor=tensor,
+        expected=f"{describe_tensor(expected)}, within {allowed:.3g}",
+        got=describe_tensor(got) + (f"; {describe_difference(expected, got)}" if alike else ""),
+    )
+
+
 def _same_features(expected: Mapping[str, torch.Tensor], got: Mapping[str, Any], level: str) -> bool:
     found, right = got.get(level), expected[level]
     return (
@@ -111,32 +154,32 @@ def _same_features(expected: Mapping[str, torch.Tensor], got: Mapping[str, Any],
 
 
 def assert_features(
-    call: Call, rank: RankSeen, allowed: Sequence[Mapping[str, torch.Tensor]], case: Scan | None
+    call: Call, rank: RankSeen, neck: str, allowed: Sequence[Mapping[str, torch.Tensor]], case: Scan | None
 ) -> None:
-    """An answer's tracker features are the frame's own up to bfloat16's rounding: one of those ``allowed``."""
-    got = features_of(call.answer)
+    """An answer's features of a neck are the frame's own up to bfloat16's rounding: one of those ``allowed``."""
+    got = features_of(call.answer, neck)
     expected = next((levels for levels in allowed if all(_same_features(levels, got, level) for level in levels)), None)
     if expected is not None:
         return
     level = next(level for level in allowed[0] if not _same_features(allowed[0], got, level))
     found = got.get(level)
     raise Violation(
-        f"tracker features of level {level[-1]} are not the frame's own"
+        f"{neck} features of level {level[-1]} are not the frame's own"
         if found is not None
-        else f"the answer has no tracker features of level {level[-1]}",
+        else f"the answer has no {neck} features of level {level[-1]}",
         rank=rank.rank,
         call=call.number,
         frame=call.visit.frame,
-        tensor=f"tracker_backbone_{level}",
+        tensor=f"{neck}_backbone_{level}",
         expected=describe_tensor(allowed[0][level].to(torch.bfloat16)),
         got=describe_tensor(found) if found is not None else "keys " + ", ".join(sorted(call.answer)),
         table=frames_around(case, rank, call.number) if case else (),
     )
 
 
-def assert_position_encoding(call: Call, rank: RankSeen, expected: Sequence[torch.Tensor]) -> None:
-    """An answer carries the tracker's position encoding of every level."""
-    found = features_of(call.answer).get("pos_enc")
+def assert_position_encoding(call: Call, rank: RankSeen, neck: str, expected: Sequence[torch.Tensor]) -> None:
+    """An answer carries a neck's position encoding of every level."""
+    found = features_of(call.answer, neck).get("pos_enc")
     levels = list(found) if isinstance(found, (list, tuple)) else [found]
     equal = len(levels) == len(expected) and all(
         isinstance(level, torch.Tensor) and torch.equal(level.float(), right)
@@ -144,11 +187,11 @@ def assert_position_encoding(call: Call, rank: RankSeen, expected: Sequence[torc
     )
     if not equal:
         raise Violation(
-            "the tracker's position encoding is missing or not the detector's",
+            f"the {neck}'s position encoding is missing or not the detector's",
             rank=rank.rank,
             call=call.number,
             frame=call.visit.frame,
-            tensor="tracker_backbone_pos_enc",
+            tensor=f"{neck}_backbone_pos_enc",
             expected="; ".join(describe_tensor(level) for level in expected),
             got="; ".join(describe_tensor(level) for level in levels),
         )
@@ -158,14 +201,14 @@ def all_calls(seen: Seen) -> Iterable[tuple[RankSeen, Call]]:
     return ((rank, call) for rank in seen.ranks for call in rank.calls)
 
 
-def chunk_numbers(frames: Iterable[int], world_size: int) -> set[int]:
-    return {frame // world_size for frame in frames}
+def chunk_numbers(frames: Iterable[int], case: Scan) -> set[int]:
+    return {frame // case.chunk_size for frame in frames}
 
 
 def resident_frames(rank: RankSeen, call: Call) -> frozenset[int]:
     if call.resident is None:
         raise Violation(
-            "the buffer holds no frame under its number, so what it keeps cannot be told",
+            "the buffer holds no frame under its number, and no boxes, so what it keeps cannot be told",
             rank=rank.rank,
             call=call.number,
             frame=call.visit.frame,

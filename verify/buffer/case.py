@@ -8,15 +8,18 @@ from typing import Any
 from hypothesis import strategies as st
 
 from fixtures.synthetic.scripted_detector import LAYOUTS
+from reference.oracle import batches
 from reference.oracle.detection import Suppression
 from verify.target.naming import Target
-from verify.video.detector import buffer_options
-from verify.video.scan import Scan, Visit, scans, suppressions
+from verify.video.detector import buffer_options, is_batched
+from verify.video.scan import Scan, Visit, number_of_frame, scans, suppressions
 from verify.video.scripting import why_no_scripted_buffer
 
 
 @st.composite
-def visit_lists(draw: st.DrawFn, world_sizes: st.SearchStrategy[int], max_frames: int = 24, **fixed: Any) -> Scan:
+def visit_lists(
+    draw: st.DrawFn, world_sizes: st.SearchStrategy[int], max_frames: int = 24, batched: bool = False, **fixed: Any
+) -> Scan:
     """Draw visits out of order, in both directions, without a repeated frame in a row."""
     world_size = draw(world_sizes)
     frames = draw(st.integers(2, max_frames))
@@ -28,6 +31,7 @@ def visit_lists(draw: st.DrawFn, world_sizes: st.SearchStrategy[int], max_frames
         visits=tuple(Visit(frame, reverse) for frame in order),
         asynchronous=draw(st.booleans()),
         seed=draw(st.integers(0, 255)),
+        batch=draw(st.integers(1, 16)) if batched else 0,
         **{"gather": False, **fixed},
     )
 
@@ -36,12 +40,22 @@ WorldSizes = st.SearchStrategy[int]
 Scans = st.SearchStrategy[Scan]
 
 
+def scans_of(target: Target, world_sizes: WorldSizes, **options: Any) -> Scans:
+    """Scans as the target's buffer takes them: in chunks of a frame a rank, or in batches."""
+    return scans(world_sizes, batched=is_batched(target), **options)
+
+
+def _without_extras(target: Target, world_sizes: WorldSizes, **options: Any) -> Scans:
+    """Scans that do nothing but detect: no NMS, no gathering of features, plain memory."""
+    return scans_of(target, world_sizes, suppression=st.none(), layouts=("contiguous",), gather=False, **options)
+
+
 def scans_without_nms(target: Target, world_sizes: WorldSizes) -> Scans:
-    return scans(world_sizes, suppression=st.none())
+    return scans_of(target, world_sizes, suppression=st.none())
 
 
 def full_scans(target: Target, world_sizes: WorldSizes) -> Scans:
-    return scans(world_sizes, suppression=st.none(), from_end=True)
+    return scans_of(target, world_sizes, suppression=st.none(), from_end=True)
 
 
 def several_ranks(world_sizes: WorldSizes) -> WorldSizes:
@@ -60,76 +74,90 @@ def perhaps_suppressions(target: Target) -> st.SearchStrategy[Suppression | None
 
 
 def asynchronous_scans(target: Target, world_sizes: WorldSizes) -> Scans:
-    return scans(several_ranks(world_sizes), suppression=perhaps_suppressions(target), asynchronous=True)
+    return scans_of(target, several_ranks(world_sizes), suppression=perhaps_suppressions(target), asynchronous=True)
 
 
 def scans_in_layouts(target: Target, world_sizes: WorldSizes) -> Scans:
     layouts = tuple(layout for layout in LAYOUTS if layout != "contiguous")
-    return scans(several_ranks(world_sizes), suppression=st.none(), layouts=layouts)
+    return scans_of(target, several_ranks(world_sizes), suppression=st.none(), layouts=layouts)
 
 
 def any_scans(target: Target, world_sizes: WorldSizes) -> Scans:
-    return scans(several_ranks(world_sizes), suppression=perhaps_suppressions(target))
+    return scans_of(target, several_ranks(world_sizes), suppression=perhaps_suppressions(target))
 
 
 @st.composite
 def scans_on_several_nodes(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
-    case = draw(scans(several_ranks(world_sizes), suppression=st.none(), layouts=("contiguous",)))
+    case = draw(scans_of(target, several_ranks(world_sizes), suppression=st.none(), layouts=("contiguous",)))
     return replace(case, ranks_per_node=draw(st.integers(1, case.world_size - 1)))
 
 
 def scans_with_nms(target: Target, world_sizes: WorldSizes) -> Scans:
     overlaps = suppressions("nms_use_iom" in buffer_options(target))
-    return scans(world_sizes, max_frames=20, suppression=overlaps)
+    return scans_of(target, world_sizes, max_frames=20, suppression=overlaps)
 
 
 def scans_with_tracker(target: Target, world_sizes: WorldSizes) -> Scans:
     return st.builds(
         replace,
-        scans(world_sizes, suppression=perhaps_suppressions(target), gather=True, tracker=True, features=True),
+        scans_of(
+            target, world_sizes, suppression=perhaps_suppressions(target), gather=True, tracker=True, features=True
+        ),
         gather=st.sampled_from((True, None)),  # the default follows from the backbone, which has a tracker neck
     )
 
 
 def scans_without_gathering(target: Target, world_sizes: WorldSizes) -> Scans:
-    return scans(several_ranks(world_sizes), suppression=st.none(), gather=False, tracker=True, features=True)
+    return scans_of(
+        target, several_ranks(world_sizes), suppression=st.none(), gather=False, tracker=True, features=True
+    )
 
 
 @st.composite
 def visits_in_any_order(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
     if draw(st.booleans()):
-        return draw(visit_lists(world_sizes))
-    case = draw(scans(world_sizes, max_frames=20, suppression=st.none(), layouts=("contiguous",), gather=False))
+        return draw(visit_lists(world_sizes, batched=is_batched(target)))
+    case = draw(_without_extras(target, world_sizes, max_frames=20))
     start, reverse = draw(st.integers(0, case.frames - 1)), draw(st.booleans())
     again = replace(case, start=start, reverse=reverse)
     return replace(case, visits=case.calls() + again.calls())
 
 
 @st.composite
-def limited_scans(draw: st.DrawFn, target: Target, world_sizes: WorldSizes, resumed: bool) -> Scan:
-    case = draw(
-        scans(world_sizes, min_frames=2, max_frames=24, suppression=st.none(), layouts=("contiguous",), gather=False)
-    )
-    limit = draw(st.integers(1, len(case.calls())))
-    first = tuple(replace(visit, limit=limit, limit_from=case.start) for visit in case.calls()[:limit])
-    return replace(case, visits=first + case.calls()[limit:] if resumed else first)
+def limited_scans(
+    draw: st.DrawFn, target: Target, world_sizes: WorldSizes, past_the_end: bool = False, resumed: bool = False
+) -> Scan:
+    """Draw scans under a limit that ends them within the clip, at its last frame at most.
+
+    ``past_the_end``: under one that reaches beyond the clip. ``resumed``: which then go on without one.
+    """
+    case = draw(_without_extras(target, world_sizes, min_frames=2, max_frames=24))
+    # In reverse the first visit is of the frame before the start.
+    start = max(1, case.start) if case.reverse else min(case.start, case.frames - 2)
+    left = start if case.reverse else case.frames - 1 - start
+    limit = left + draw(st.integers(1, case.frames + 4)) if past_the_end else draw(st.integers(1, left))
+    within = batches.visits_within(case.frames, start, limit, case.reverse)
+    visits = [Visit(frame, case.reverse, case.geometric, limit=limit, limit_from=start) for frame in within]
+    if resumed:
+        beyond = range(within[-1] - 1, -1, -1) if case.reverse else range(within[-1] + 1, case.frames)
+        visits += [Visit(frame, case.reverse, case.geometric) for frame in beyond]
+    return replace(case, start=start, visits=tuple(visits))
 
 
 @st.composite
 def scans_with_prompt_a_frame(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
-    case = draw(
-        scans(world_sizes, min_frames=2, max_frames=12, suppression=st.none(), layouts=("contiguous",), gather=False)
-    )
+    case = draw(_without_extras(target, world_sizes, min_frames=2, max_frames=12))
     return replace(
-        case, visits=tuple(replace(visit, geometric=visit.frame % 15 + 1) for visit in case.calls()), geometric=0
+        case,
+        visits=tuple(replace(visit, geometric=number_of_frame(visit.frame)) for visit in case.calls()),
+        geometric=0,
+        prompt_a_frame=True,
     )
 
 
 @st.composite
 def scans_under_two_prompts(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
-    case = draw(
-        scans(world_sizes, max_frames=12, suppression=st.none(), layouts=("contiguous",), gather=False, geometric=0)
-    )
+    case = draw(_without_extras(target, world_sizes, max_frames=12, geometric=0))
     first = draw(st.sampled_from([(0, 1), (2, 0), (1, 2)]))
     second = draw(st.sampled_from([(0, 2), (3, 0), (4, 1)]))
     both = [
@@ -151,4 +179,4 @@ def scans_with_two_buffers(draw: st.DrawFn, target: Target, world_sizes: WorldSi
 
 
 def scans_without_tracker(target: Target, world_sizes: WorldSizes) -> Scans:
-    return scans(world_sizes, suppression=st.none(), gather=None, tracker=False, features=False)
+    return scans_of(target, world_sizes, suppression=st.none(), gather=None, tracker=False, features=False)

@@ -10,5 +10,10 @@ from verify.video.scan import scan_from_json
 from verify.video.scripting import why_no_scripted_buffer
 
 schedule_check = partial(
-    check, "schedule", observation=observe_scripted, from_json=scan_from_json, why_not_provided=why_no_scripted_buffer
+    check,
+    "schedule",
+    observation=observe_scripted,
+    from_json=scan_from_json,
+    why_not_provided=why_no_scripted_buffer,
+    per_subject=True,
 )

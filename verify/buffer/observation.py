@@ -11,17 +11,17 @@ from typing import Any
 
 import torch
 
-from fixtures.ranks import Collective, Ranks, during, progress
+from fixtures.ranks import Collective, Ranks, RanksFailed, Threads, during, progress
 from fixtures.synthetic.script import Script
-from fixtures.synthetic.scripted_detector import Detected, numbered_prompt, numbered_text, stages
-from fixtures.toy.cpu import sam3_on_cpu
+from fixtures.synthetic.scripted_detector import Detected
 from reference.oracle import detection
 from verify.engine.finding import call_in_words
 from verify.target.naming import Target
-from verify.video.detector import ANY_OTHER, DETECTIONS, FEATURE_FLAGS, buffer_of, buffer_options
-from verify.video.real import clip_of, prompt_of, real_detector
+from verify.video.call import call_buffer, frames_kept
+from verify.video.detector import DETECTIONS, is_batched
+from verify.video.real import as_called, clip_of, prompt_of, real_detector
 from verify.video.scan import Scan, Visit
-from verify.video.scripting import scripted_detector
+from verify.video.scripting import scripted_detector, scripted_inputs
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Call:
     visit: Visit
     #: What the call returned, copied: a tensor a key.
     answer: Mapping[str, Any]
-    #: Frames in the buffer after the call (its integer keys), or None where it has other keys only.
+    #: Frames in the buffer after the call, or None where that cannot be told.
     resident: frozenset[int] | None
     #: Detections made during the call (scripted detector only).
     detected: tuple[Detected, ...]
@@ -70,66 +70,33 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def _resident(buffer: Mapping[Any, Any]) -> frozenset[int] | None:
-    frames = frozenset(key for key in buffer if isinstance(key, int) and not isinstance(key, bool))
-    return None if buffer and not frames else frames
-
-
-def _options(declared: frozenset[str], case: Scan, visit: Visit) -> dict[str, Any]:
-    """Optional arguments of a call; those that a target does not declare are passed only where it swallows others."""
-    asking = declared.intersection(FEATURE_FLAGS) or (set(FEATURE_FLAGS) if ANY_OTHER in declared else set())
-    options: dict[str, Any] = dict.fromkeys(sorted(asking), case.features)
-    if case.suppression is not None:
-        options |= {
-            "run_nms": True,
-            "nms_prob_thresh": case.suppression.probability,
-            "nms_iou_thresh": case.suppression.iou,
-        }
-        if case.suppression.use_iom:
-            options["nms_use_iom"] = True
-    if visit.limit is not None:
-        options |= {"max_frame_num_to_track": visit.limit, "propagate_in_video_start_frame_idx": visit.limit_from}
-    return options
-
-
 def _visit_all(
+    target: Target,
     model: Any,
-    declared: frozenset[str],
     case: Scan,
-    find_inputs: Any,
-    inputs_of: Callable[[Visit], tuple[dict[str, Any], Any]],
+    inputs_of: Callable[[Visit], dict[str, Any]],
     calls: list[Detected],
 ) -> tuple[Call, ...]:
-    """Call the buffer for every visit of a case; ``inputs_of`` gives backbone_out and geometric prompt of a visit."""
+    """Call the buffer for every visit of a case; ``inputs_of`` gives what a caller hands over with a visit."""
     buffers: dict[int, dict[Any, Any]] = {visit.buffer: {} for visit in case.calls()}
     given: list[tuple[int, list[weakref.ref[torch.Tensor]]]] = []
     seen = []
     for number, visit in enumerate(case.calls()):
         buffer = buffers[visit.buffer]
-        backbone_out, geometric_prompt = inputs_of(visit)
+        inputs = inputs_of(visit)
         before = len(calls)
         name = call_in_words(number, visit.frame)
         try:
             with torch.no_grad(), during(name):
-                returned = buffer_of(model)(
-                    backbone_out=backbone_out,
-                    find_inputs=find_inputs,
-                    geometric_prompt=geometric_prompt,
-                    frame_idx=visit.frame,
-                    num_frames=case.frames,
-                    multigpu_buffer=buffer,
-                    track_in_reverse=visit.reverse,
-                    **_options(declared, case, visit),
-                )
+                answer = call_buffer(target, model, case, visit, inputs, buffer)
         except Exception as error:
             raise CallFailed(f"{name}: {type(error).__name__}: {error}") from error
-        answer = returned[0] if isinstance(returned, tuple) else returned
         copied = {key: _copy(value) for key, value in answer.items()}
         given.append((visit.frame, [weakref.ref(answer[key]) for key in DETECTIONS if key in answer]))
-        seen.append(Call(number, visit, copied, _resident(buffer), tuple(calls[before:])))
-        del returned, answer
+        seen.append(Call(number, visit, copied, frames_kept(target, buffer), tuple(calls[before:])))
+        del answer
         progress()
-    resident = {frame for buffer in buffers.values() for frame in _resident(buffer) or ()}
+    resident = {frame for buffer in buffers.values() for frame in frames_kept(target, buffer) or ()}
     gone = [(frame, tensors) for frame, tensors in given if frame not in resident]
     held = _alive(gone)
     if held:  # perhaps in a cycle of references only; collecting takes longer than the scan
@@ -151,30 +118,29 @@ def scripted_scan(rank: int, world_size: int, target: Target, case: Scan) -> tup
     """One rank's part of a case with the scripted detector."""
     detected: list[Detected] = []
     model = scripted_detector(target, case, script_of(case), rank, detected)
-    find_inputs = stages(case.frames, case.prompts)
     images = torch.arange(case.frames, dtype=torch.float32).view(-1, 1, 1, 1).expand(case.frames, 3, 2, 2)
-    # Callers keep one prompt object and the same text tensors for a scan, and make the dictionary anew for each call.
-    prompts = {visit.geometric: numbered_prompt(case.prompts, visit.geometric) for visit in case.calls()}
-    texts = {visit.text: numbered_text(case.prompts, visit.text) for visit in case.calls()}
+    inputs = scripted_inputs(target, case, case.calls())
 
-    def inputs_of(visit: Visit) -> tuple[dict[str, Any], Any]:
-        return {"img_batch_all_stages": images, **texts[visit.text]}, prompts[visit.geometric]
+    def inputs_of(visit: Visit) -> dict[str, Any]:
+        given = dict(inputs[visit])
+        return {"backbone_out": {"img_batch_all_stages": images, **given.pop("text")}, **given}
 
-    return _visit_all(model, buffer_options(target), case, find_inputs, inputs_of, detected)
+    return _visit_all(target, model, case, inputs_of, detected)
 
 
 def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
-    """One rank's part of a case with the target's real detector at toy width."""
-    with sam3_on_cpu():
+    """One rank's part of a case with the target's real detector at toy width, as its callers run it."""
+    with as_called(target):
         model = real_detector(target, case)
         progress()
         clip = clip_of(case)
-        text, prompt = detection.encode_text(model, clip), prompt_of(clip)
+        text, prompt = detection.encode_text(model, clip), prompt_of(clip.find_inputs[0])
 
-        def inputs_of(visit: Visit) -> tuple[dict[str, Any], Any]:
-            return {"img_batch_all_stages": clip.img_batch, **text}, prompt
+        def inputs_of(visit: Visit) -> dict[str, Any]:
+            backbone_out = {"img_batch_all_stages": clip.img_batch, **text}
+            return {"backbone_out": backbone_out, "find_inputs": clip.find_inputs, "geometric_prompt": prompt}
 
-        return _visit_all(model, buffer_options(target), case, clip.find_inputs, inputs_of, [])
+        return _visit_all(target, model, case, inputs_of, [])
 
 
 def observe_scripted(ranks: Ranks, target: Target, case: Scan) -> Seen:
@@ -211,3 +177,23 @@ def expected_answer(case: Scan, visit: Visit, rank: int) -> dict[str, torch.Tens
         kept = kept_by_nms(script, case.suppression, visit.frame)
         answer["pred_logits"] = detection.lower(answer["pred_logits"], kept)
     return answer
+
+
+@lru_cache(maxsize=8)
+def why_nothing_is_shared(target: Target) -> str | None:
+    """Say why there are no collectives to look at, or give None where there are, or may be.
+
+    A batched buffer promises none. One that issues some all the same, on two ranks, is held to what holds of them.
+    """
+    if not is_batched(target):
+        return None
+    ranks = Threads()
+    try:
+        seen = observe_scripted(ranks, target, Scan(frames=4, world_size=2, batch=2))
+    except RanksFailed:
+        return None
+    finally:
+        ranks.close()
+    if any(rank.collectives for rank in seen.ranks):
+        return None
+    return "a batched buffer shares nothing between ranks: each detects all frames"

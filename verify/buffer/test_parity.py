@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from hypothesis import strategies as st
 
 from reference.oracle.detection import Suppression
-from verify.buffer.agreement import assert_features, assert_position_encoding, assert_same_tensor
+from verify.buffer.agreement import assert_features, assert_near, assert_position_encoding
+from verify.buffer.case import scans_of
 from verify.buffer.observation import Observe, observe_real
+from verify.buffer.rounding import rounding_of_batches, unsettled_frames
 from verify.engine.check import PROCESSES, check
 from verify.target.naming import Target
-from verify.video.detector import DETECTIONS, buffer_options, why_no_buffer
+from verify.video.detector import DETECTIONS, buffer_options, features_of, is_batched, necks_of, why_no_buffer
 from verify.video.real import has_tracker_neck, single_process
-from verify.video.scan import Scan, scan_from_json, scans
+from verify.video.scan import Scan, scan_from_json
 
 parity_check = partial(
     check,
@@ -24,6 +26,7 @@ parity_check = partial(
     from_json=scan_from_json,
     why_not_provided=why_no_buffer,
     launchers=(PROCESSES,),
+    per_subject=True,
 )
 
 #: A few chunks and a tail at every world size; a frame of the toy takes about 20 ms.
@@ -37,7 +40,8 @@ def _real(
 ) -> st.SearchStrategy[Scan]:
     return st.builds(
         lambda case, boxes: Scan(**{**vars(case), "boxes": boxes}),
-        scans(
+        scans_of(
+            target,
             world_sizes,
             min_frames=2,
             max_frames=MAX_FRAMES,
@@ -54,26 +58,56 @@ def _plain(target: Target, world_sizes: st.SearchStrategy[int]) -> st.SearchStra
     return _real(target, world_sizes, st.none())
 
 
+#: Thresholds between which the scores of most toys lie: 0.6 to 0.8.
+_THRESHOLDS = (0.5, 0.7, 0.73, 0.76)
+_OVERLAPS = (0.15, 0.3, 0.45)
+
+
+def _scores(target: Target, case: Scan) -> torch.Tensor:
+    """The distinct probabilities [N] of all detections in a case's clip, ascending."""
+    frames = single_process(target, case)
+    return torch.cat([frame["pred_logits"].float().sigmoid().flatten() for frame in frames]).unique()
+
+
+@lru_cache(maxsize=8)
+def _usual_thresholds_fit(target: Target) -> bool:
+    scores = _scores(target, Scan(frames=4, world_size=1, gather=False, batch=4 * is_batched(target)))
+    return bool(scores.min() < _THRESHOLDS[1] < scores.max())
+
+
+@st.composite
+def _with_own_threshold(draw: st.DrawFn, target: Target, world_sizes: st.SearchStrategy[int]) -> Scan:
+    """Draw cases whose threshold lies between two scores of their own clip: few below it, or many."""
+    case = draw(_real(target, world_sizes, st.none()))
+    scores = _scores(target, case)
+    below = int(draw(st.sampled_from((0.0, 0.2, 0.5))) * (len(scores) - 2))
+    threshold = float(scores[below : below + 2].mean())
+    return replace(case, suppression=Suppression(threshold, draw(st.sampled_from(_OVERLAPS))))
+
+
 def _with_nms(target: Target, world_sizes: st.SearchStrategy[int]) -> st.SearchStrategy[Scan]:
-    # Scores of the perturbed weights lie between 0.65 and 0.8.
-    probability, overlap = st.sampled_from((0.5, 0.7, 0.73, 0.76)), st.sampled_from((0.15, 0.3, 0.45))
-    return _real(target, world_sizes, st.builds(Suppression, probability, overlap))
+    if not _usual_thresholds_fit(target):
+        return _with_own_threshold(target, world_sizes)
+    thresholds = st.builds(Suppression, st.sampled_from(_THRESHOLDS), st.sampled_from(_OVERLAPS))
+    return _real(target, world_sizes, thresholds)
 
 
 @parity_check(_plain)
 def test_parity_detections(case: Scan, observe: Observe, target: Target) -> None:
-    """Several ranks find in every frame what one process finds in it alone, bit for bit.
+    """Several ranks find in every frame what one process finds in it alone, bit for bit; batches up to rounding.
 
     Forward and in reverse, with tails, several texts and box prompts. Any difference is a frame, a prompt or a
-    number that went astray between the detector and its caller.
+    number that went astray between the detector and its caller. How far rounding carries a batch is measured, by moving
+    the images of single frames by one rounding step.
     """
     alone = single_process(target, case)
+    allowed = rounding_of_batches(target, case, alone)
     for rank in observe(case).ranks:
         for call in rank.calls:
             for tensor in DETECTIONS:
                 right = alone[call.visit.frame][tensor]
                 message = f"frame {call.visit.frame}'s {tensor} is not what a single process computes"
-                assert_same_tensor(tensor, right, call.answer.get(tensor), message, rank, call)
+                assert_near(tensor, right, call.answer.get(tensor), allowed[tensor], message, rank, call)
 
 
 def _why_no_nms(target: Target) -> str | None:
@@ -90,20 +124,25 @@ def test_parity_nms(case: Scan, observe: Observe, target: Target) -> bool:
     On every frame and for every text. A detection that survives on several GPUs and not on one is an object tracked
     twice.
     """
+    assert case.suppression is not None
     alone = single_process(target, case)
+    plain = single_process(target, replace(case, suppression=None))
+    allowed = rounding_of_batches(target, replace(case, suppression=None), plain)
+    unsettled = unsettled_frames(target, case, alone, plain)
     for rank in observe(case).ranks:
         for call in rank.calls:
+            if call.visit.frame in unsettled:
+                continue  # what NMS keeps of it hangs on a rounding step, or on the order of equal scores
             right, got = alone[call.visit.frame], call.answer
             for tensor in DETECTIONS:
                 message = f"frame {call.visit.frame}'s {tensor} after NMS is not what a single process computes"
                 expected, found = right[tensor], got.get(tensor)
                 if tensor == "pred_logits" and isinstance(found, torch.Tensor):  # how low is not the point
                     expected, found = expected.clamp(min=SUPPRESSED), found.clamp(min=SUPPRESSED)
-                assert_same_tensor(tensor, expected, found, message, rank, call)
-    plain = single_process(target, replace(case, suppression=None))
-    assert case.suppression is not None
-    above = sum(int((frame["pred_logits"].sigmoid() > case.suppression.probability).sum()) for frame in plain)
-    return above > sum(int((frame["pred_logits"] > SUPPRESSED).sum()) for frame in alone)
+                assert_near(tensor, expected, found, allowed[tensor], message, rank, call)
+    settled = [frame for frame in range(case.frames) if frame not in unsettled]
+    above = sum(int((plain[frame]["pred_logits"].sigmoid() > case.suppression.probability).sum()) for frame in settled)
+    return above > sum(int((alone[frame]["pred_logits"] > SUPPRESSED).sum()) for frame in settled)
 
 
 def _why_no_tracker(target: Target) -> str | None:
@@ -126,9 +165,21 @@ def test_parity_tracker_features(case: Scan, observe: Observe, target: Target) -
     The tracker propagates masks with them; it runs on every rank, and must be given the same on each.
     """
     alone = single_process(target, case)
+    allowed = rounding_of_batches(target, case, alone)
     for rank in observe(case).ranks:
         for call in rank.calls:
             right = alone[call.visit.frame]
-            levels = {name.removeprefix("tracker_"): values for name, values in right.items() if "_fpn_" in name}
-            assert_features(call, rank, [levels], None)
-            assert_position_encoding(call, rank, [right[f"tracker_pos_enc_{level}"] for level in range(len(levels))])
+            for neck in necks_of(target):
+                levels = {
+                    name.removeprefix(f"{neck}_"): right[name] for name in right if name.startswith(f"{neck}_fpn")
+                }
+                if case.batch:
+                    got = features_of(call.answer, neck)
+                    for level, values in levels.items():
+                        message = f"frame {call.visit.frame}'s {neck} features are not what a single process computes"
+                        near = allowed[f"{neck}_{level}"]
+                        assert_near(f"{neck}_backbone_{level}", values, got.get(level), near, message, rank, call)
+                else:
+                    assert_features(call, rank, neck, [levels], None)
+                encodings = [right[f"{neck}_pos_enc_{level}"] for level in range(len(levels))]
+                assert_position_encoding(call, rank, neck, encodings)

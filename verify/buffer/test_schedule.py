@@ -9,6 +9,7 @@ import torch
 from reference.oracle import schedule
 from verify.buffer.agreement import (
     all_calls,
+    assert_inside_clip,
     assert_own_detections,
     assert_same_tensor,
     chunk_numbers,
@@ -18,11 +19,11 @@ from verify.buffer.agreement import (
 )
 from verify.buffer.case import full_scans, scans_without_nms
 from verify.buffer.group import schedule_check
-from verify.buffer.observation import Observe
+from verify.buffer.observation import Observe, Seen
 from verify.engine.check import THREADS
 from verify.engine.finding import Violation
 from verify.target.naming import Target
-from verify.video.detector import DETECTIONS
+from verify.video.detector import DETECTIONS, is_batched
 from verify.video.scan import Scan
 
 
@@ -35,28 +36,21 @@ def test_coverage(case: Scan, observe: Observe, target: Target) -> None:
     """
     seen = observe(case)
     assert_own_detections(seen)
-    for rank, call in all_calls(seen):
-        outside = {frame for frame in call.resident or () if not 0 <= frame < case.frames}
-        if outside:
-            raise Violation(
-                f"the buffer holds a frame outside the clip's {case.frames}",
-                rank=rank.rank,
-                call=call.number,
-                frame=call.visit.frame,
-                expected=f"frames 0 to {case.frames - 1}",
-                got=frame_set(frozenset(outside)),
-                table=frames_around(case, rank, call.number),
-            )
+    assert_inside_clip(seen)
 
 
 @schedule_check(scans_without_nms)
 def test_share_of_work(case: Scan, observe: Observe, target: Target) -> None:
     """Rank r of a chunk that starts at b detects frame b + r, and no frame is detected twice in a scan.
 
-    Ranks whose chunk runs past the clip's end may repeat its last frame or idle. Work done twice, or by one rank for
-    all, costs the speed for which several GPUs are used.
+    Ranks whose chunk runs past the clip's end may repeat its last frame or idle. In batches every rank detects all
+    frames of the chunks that it visits. Work done twice, or by one rank for all, costs the speed for which several GPUs
+    or batches are used.
     """
     seen = observe(case)
+    if case.batch:
+        _assert_detected_once(seen)
+        return
     steps = case.steps()
     begins = [built[0] for step in steps for built in step.built]
     for rank in seen.ranks:
@@ -85,6 +79,31 @@ def test_share_of_work(case: Scan, observe: Observe, target: Target) -> None:
         )
 
 
+def _assert_detected_once(seen: Seen) -> None:
+    """In batches every rank detects each frame of the chunks that it visits once at most, and none of others."""
+    case = seen.case
+    wanted = {frame for step in case.steps() for frame in step.chunk}
+    for rank in seen.ranks:
+        before: set[int] = set()
+        for call in rank.calls:
+            frames = [detected.frame for detected in call.detected]
+            again = [frame for number, frame in enumerate(frames) if frame in before or frame in frames[:number]]
+            others = [frame for frame in frames if frame not in wanted]
+            before.update(frames)
+            if again or others:
+                raise Violation(
+                    f"frame {again[0]} is detected a second time in the scan"
+                    if again
+                    else f"frame {others[0]} is detected, which is in no chunk of {case.batch} that the scan visits",
+                    rank=rank.rank,
+                    call=call.number,
+                    frame=call.visit.frame,
+                    expected="each of frames " + frame_set(frozenset(wanted)) + " once",
+                    got="frames " + ", ".join(map(str, frames)),
+                    table=frames_around(case, rank, call.number),
+                )
+
+
 @schedule_check(full_scans)
 def test_residency(case: Scan, observe: Observe, target: Target) -> None:
     """After a call of a sequential scan the buffer holds at most two chunks, and one after the last call.
@@ -95,9 +114,9 @@ def test_residency(case: Scan, observe: Observe, target: Target) -> None:
     for rank, call in all_calls(observe(case)):
         allowed = 1 if call.number == len(case.calls()) - 1 else 2
         resident = resident_frames(rank, call)
-        if len(chunk_numbers(resident, case.world_size)) > allowed:
+        if len(chunk_numbers(resident, case)) > allowed:
             raise Violation(
-                f"the buffer holds more than {allowed} chunk{'s' * (allowed > 1)} of {case.world_size} after the call",
+                f"the buffer holds more than {allowed} chunk{'s' * (allowed > 1)} of {case.chunk_size} after the call",
                 rank=rank.rank,
                 call=call.number,
                 frame=call.visit.frame,
@@ -126,9 +145,13 @@ def test_eviction_order(case: Scan, observe: Observe, target: Target) -> None:
     steps = case.steps()
     for rank, call in all_calls(observe(case)):
         step, resident = steps[call.number], resident_frames(rank, call)
-        scanned = {other.frame for other in steps}
-        lost = frozenset(step.chunk) & scanned - resident
-        waiting = {later.frame for later in steps[call.number + 1 :]} & lost
+        due = {later.frame for later in steps[call.number + 1 :]}
+        if case.batch:  # a batch may be detected in parts: what counts is what has been detected, and is still due
+            detected = {found.frame for earlier in rank.calls[: call.number + 1] for found in earlier.detected}
+            lost = frozenset(step.chunk) & detected & due - resident
+        else:
+            lost = frozenset(step.chunk) & {other.frame for other in steps} - resident
+        waiting = due & lost
         left = {frame for earlier in steps[: call.number] for frame in earlier.chunk} - set(step.chunk)
         stale = resident & left
         if lost or stale:
@@ -149,7 +172,13 @@ def test_eviction_order(case: Scan, observe: Observe, target: Target) -> None:
             )
 
 
-@schedule_check(scans_without_nms)
+def _why_no_prefetch(target: Target) -> str | None:
+    if is_batched(target):
+        return "a batched buffer detects a chunk when it is asked for, and promises nothing ahead of need"
+    return None
+
+
+@schedule_check(scans_without_nms, why_not_applicable=_why_no_prefetch)
 def test_prefetch(case: Scan, observe: Observe, target: Target) -> None:
     """Once a chunk's first frame is delivered, the next chunk in the direction of the scan is in the buffer.
 

@@ -14,7 +14,7 @@ from verify.buffer.case import (
     scans_without_gathering,
 )
 from verify.buffer.group import schedule_check
-from verify.buffer.observation import Observe, script_of
+from verify.buffer.observation import Observe, script_of, why_nothing_is_shared
 from verify.engine.check import THREADS
 from verify.engine.finding import Violation
 from verify.target.naming import Target
@@ -22,7 +22,7 @@ from verify.tensors.describe import describe_tensor
 from verify.video.scan import Scan
 
 
-@schedule_check(asynchronous_scans, launchers=(THREADS,))
+@schedule_check(asynchronous_scans, launchers=(THREADS,), why_not_applicable=why_nothing_is_shared)
 def test_waits_for_handles(case: Scan, observe: Observe, target: Target) -> bool:
     """Results are read only after every handle they come from has been waited on.
 
@@ -80,10 +80,10 @@ def test_contiguous_collectives(case: Scan, observe: Observe, target: Target) ->
                     got=f"outputs of the detector laid out as {case.layout}",
                 )
     assert_own_detections(seen)
-    return any(rank.collectives for rank in seen.ranks)
+    return bool(case.batch) or any(rank.collectives for rank in seen.ranks)
 
 
-@schedule_check(any_scans)
+@schedule_check(any_scans, why_not_applicable=why_nothing_is_shared)
 def test_same_collectives(case: Scan, observe: Observe, target: Target) -> bool:
     """All ranks issue the same sequence of collectives: operation, shapes, types.
 
@@ -122,6 +122,8 @@ def test_global_rank(case: Scan, observe: Observe, target: Target) -> None:
     """
     seen = observe(case)
     assert_own_detections(seen)
+    if case.batch:
+        return  # every rank detects all frames
     for rank in seen.ranks:
         share = set(schedule.share(case.steps(), rank.rank, case.world_size, case.frames))
         for call in rank.calls:
@@ -138,7 +140,7 @@ def test_global_rank(case: Scan, observe: Observe, target: Target) -> None:
                     )
 
 
-@schedule_check(scans_without_gathering)
+@schedule_check(scans_without_gathering, why_not_applicable=why_nothing_is_shared)
 def test_gathering_off(case: Scan, observe: Observe, target: Target) -> bool:
     """With ``gather_backbone_out=False`` no rank sends tracker features to the others.
 

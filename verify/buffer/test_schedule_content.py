@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import torch
 
-from reference.oracle import schedule
 from verify.buffer.agreement import (
     all_calls,
     assert_features,
@@ -19,12 +18,23 @@ from verify.buffer.agreement import (
 from verify.buffer.case import scans_with_nms, scans_with_tracker, scans_without_nms, scans_without_tracker, why_no_nms
 from verify.buffer.group import schedule_check
 from verify.buffer.observation import Observe, expected_answer, kept_by_nms, script_of
+from verify.engine.check import HAZARD
 from verify.engine.finding import Violation
+from verify.target.models import construction
 from verify.target.naming import Target
 from verify.tensors.describe import describe_tensor
-from verify.video.detector import DETECTIONS, FEATURE_FLAGS, buffer_options, features_of
+from verify.video.detector import (
+    DETECTIONS,
+    FEATURE_FLAGS,
+    OBJECT_IDS,
+    buffer_options,
+    can_leave_out_the_neck,
+    features_of,
+    is_batched,
+    necks_of,
+)
 from verify.video.scan import Scan
-from verify.video.scripting import why_no_scripted_buffer
+from verify.video.scripting import first_answer, why_no_scripted_buffer
 
 #: Types that a gather may be tempted to save memory with.
 _SHORTER_TYPES = (torch.bfloat16, torch.float16)
@@ -39,7 +49,7 @@ def test_full_precision(case: Scan, observe: Observe, target: Target) -> None:
     """
     seen = observe(case)
     for rank, call in all_calls(seen):
-        right = expected_answer(case, call.visit, schedule.detecting_rank(call.visit.frame, case.world_size))
+        right = expected_answer(case, call.visit, case.own_rank(call.visit.frame, rank.rank))
         for tensor in DETECTIONS:
             got = call.answer.get(tensor)
             if not isinstance(got, torch.Tensor) or got.shape != right[tensor].shape:
@@ -103,18 +113,75 @@ def test_nms_suppression(case: Scan, observe: Observe, target: Target) -> None:
 def test_tracker_features(case: Scan, observe: Observe, target: Target) -> None:
     """With gathering on, an answer holds the frame's own tracker features: three levels in order, and their encoding.
 
-    They are exact up to bfloat16's rounding. The tracker propagates masks with them: those of another frame, or
-    levels exchanged, make masks drift without any error.
+    In a multiplex model those of the interactive neck, too. They are exact up to bfloat16's rounding. The tracker
+    propagates masks with them: those of another frame, or levels exchanged, make masks drift without any error.
     """
     script = script_of(case)
     for rank, call in all_calls(observe(case)):
         visit = call.visit
-        allowed = [
-            script.features(visit.frame, computing, visit.geometric, visit.text)
-            for computing in ranks_own_first(case, call)
-        ]
-        assert_features(call, rank, allowed, case)
-        assert_position_encoding(call, rank, script.position_encoding())
+        for neck in necks_of(target):
+            allowed = [
+                script.features(visit.frame, computing, visit.geometric, visit.text, neck)
+                for computing in ranks_own_first(case, call, rank)
+            ]
+            assert_features(call, rank, neck, allowed, case)
+            assert_position_encoding(call, rank, neck, script.position_encoding(neck))
+
+
+def _why_no_object_ids(target: Target) -> str | None:
+    answer = first_answer(target)
+    return None if OBJECT_IDS in answer else f"the buffer's answer has no {OBJECT_IDS}"
+
+
+@schedule_check(scans_without_nms, why_not_applicable=_why_no_object_ids)
+def test_object_ids(case: Scan, observe: Observe, target: Target) -> None:
+    """An answer's object ids are the frame's own: a query's number where its score counts, and -1 where it does not.
+
+    The tracker starts objects by them: ids of another frame start objects that are not there.
+    """
+    threshold = float(getattr(construction(target, tracker=True).model, "tracking_score_thresh", 0.0))
+    for rank, call in all_calls(observe(case)):
+        logits = expected_answer(case, call.visit, rank.rank)["pred_logits"].squeeze(-1)
+        numbers = torch.arange(logits.shape[1]).expand_as(logits)
+        right = torch.where(logits > threshold, numbers, -1)
+        got = call.answer.get(OBJECT_IDS)
+        if not isinstance(got, torch.Tensor) or not torch.equal(got.long(), right):
+            raise Violation(
+                f"the object ids of frame {call.visit.frame} are not its own",
+                rank=rank.rank,
+                call=call.number,
+                frame=call.visit.frame,
+                tensor=OBJECT_IDS,
+                expected=right.tolist(),
+                got=got.tolist() if isinstance(got, torch.Tensor) else "keys " + ", ".join(sorted(call.answer)),
+                table=frames_around(case, rank, call.number),
+            )
+
+
+def _why_no_batch(target: Target) -> str | None:
+    return None if is_batched(target) else "a chunked buffer detects one frame at a time"
+
+
+@schedule_check(scans_without_nms, why_not_applicable=_why_no_batch, kind=HAZARD)
+def test_rows_of_answers(case: Scan, observe: Observe, target: Target) -> None:
+    """Every tensor of an answer that is cut out of a batch is there for each frame of it: none comes without elements.
+
+    What is laid out sequence first has its batch elsewhere than in its first dimension: cut there, it is empty for
+    every frame but the first. Today nobody reads it.
+    """
+    for rank, call in all_calls(observe(case)):
+        for key, values in call.answer.items():
+            if isinstance(values, torch.Tensor) and values.numel() == 0:
+                raise Violation(
+                    f"{key} in the answer for frame {call.visit.frame} has no elements",
+                    rank=rank.rank,
+                    call=call.number,
+                    frame=call.visit.frame,
+                    tensor=key,
+                    expected="the frame's own part of the batch",
+                    got=describe_tensor(values),
+                    table=frames_around(case, rank, call.number),
+                )
 
 
 def _why_no_request(target: Target) -> str | None:
@@ -132,15 +199,15 @@ def test_features_on_request(case: Scan, observe: Observe, target: Target) -> No
     maps a frame. Where it does nothing, every caller holds them.
     """
     for rank, call in all_calls(observe(replace(case, features=False))):
-        if unasked := sorted(features_of(call.answer)):
+        if unasked := [key for key in call.answer if any(features_of({key: None}, neck) for neck in necks_of(target))]:
             raise Violation(
                 "the answer holds tracker features that the call did not ask for",
                 rank=rank.rank,
                 call=call.number,
                 frame=call.visit.frame,
-                tensor=next(key for key in call.answer if key.endswith(unasked[0])),
+                tensor=unasked[0],
                 expected="none: return_sam2_backbone_feats=False",
-                got=", ".join(key for key in call.answer if features_of({key: None})),
+                got=", ".join(unasked),
             )
     for rank, call in all_calls(observe(case)):
         if not features_of(call.answer):
@@ -154,7 +221,11 @@ def test_features_on_request(case: Scan, observe: Observe, target: Target) -> No
             )
 
 
-@schedule_check(scans_without_tracker)
+def _why_no_model_without_neck(target: Target) -> str | None:
+    return None if can_leave_out_the_neck(target) else "the builder always makes a tracker neck"
+
+
+@schedule_check(scans_without_tracker, why_not_applicable=_why_no_model_without_neck)
 def test_without_tracker_neck(case: Scan, observe: Observe, target: Target) -> None:
     """A detector without a tracker neck, built with ``gather_backbone_out`` at its default, answers every frame.
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from verify.buffer.agreement import (
     all_calls,
+    assert_inside_clip,
     assert_own_detections,
     chunk_numbers,
     frame_set,
@@ -24,7 +23,7 @@ from verify.buffer.observation import Observe
 from verify.engine.check import HAZARD
 from verify.engine.finding import Violation
 from verify.target.naming import Target
-from verify.video.detector import ANY_OTHER, buffer_options
+from verify.video.detector import ANY_OTHER, buffer_options, is_batched
 from verify.video.scan import Scan
 from verify.video.scripting import why_no_scripted_buffer
 
@@ -47,9 +46,9 @@ def test_any_order_residency(case: Scan, observe: Observe, target: Target) -> No
     """
     for rank, call in all_calls(observe(case)):
         resident = resident_frames(rank, call)
-        if len(chunk_numbers(resident, case.world_size)) > 2:
+        if len(chunk_numbers(resident, case)) > 2:
             raise Violation(
-                f"the buffer holds more than two chunks of {case.world_size} after the call",
+                f"the buffer holds more than two chunks of {case.chunk_size} after the call",
                 rank=rank.rank,
                 call=call.number,
                 frame=call.visit.frame,
@@ -66,17 +65,57 @@ def _why_no_limit(target: Target) -> str | None:
     return reason
 
 
-@schedule_check(partial(limited_scans, resumed=False), why_not_provided=_why_no_limit)
+@schedule_check(lambda target, sizes: limited_scans(target, sizes), why_not_provided=_why_no_limit)
 def test_limited_scan(case: Scan, observe: Observe, target: Target) -> None:
     """A scan under ``max_frame_num_to_track`` answers every frame that it visits with the frame's own detection.
 
-    sam3's video predictor passes the limit with every call. A limit cuts a chunk short, and the ranks behind the cut
-    must not put what they have where a frame belongs.
+    sam3's video predictors pass the limit with every call, and visit start to start + limit, in reverse start - 1 to
+    start - limit, as far as the clip goes. A limit cuts a chunk short: what lies behind the cut must not be put where
+    a frame belongs, and a frame at the cut must not be left without detections.
     """
-    assert_own_detections(observe(case))
+    seen = observe(case)
+    assert_own_detections(seen)
+    assert_inside_clip(seen)
 
 
-@schedule_check(partial(limited_scans, resumed=True), why_not_provided=_why_no_limit, kind=HAZARD)
+@schedule_check(lambda target, sizes: limited_scans(target, sizes, past_the_end=True), why_not_provided=_why_no_limit)
+def test_limit_past_the_end(case: Scan, observe: Observe, target: Target) -> None:
+    """A limit that reaches past the clip's end is none: every frame up to the end is answered with its own detection.
+
+    A user who asks for more frames than are left gets those that are left. A chunk that is cut at the limit, and not at
+    the end of the clip, asks for frames that do not exist.
+    """
+    seen = observe(case)
+    assert_own_detections(seen)
+    assert_inside_clip(seen)
+
+
+@schedule_check(lambda target, sizes: limited_scans(target, sizes), why_not_provided=_why_no_limit)
+def test_limited_residency(case: Scan, observe: Observe, target: Target) -> None:
+    """A scan under ``max_frame_num_to_track`` leaves nothing behind: a chunk goes when the scan has left it.
+
+    A chunk that is stored under its cut end, and looked for under its whole one, stays in the memory of every GPU.
+    """
+    for rank, call in all_calls(observe(case)):
+        resident = resident_frames(rank, call)
+        left = chunk_numbers((visit.frame for visit in case.calls()[: call.number]), case)
+        left -= chunk_numbers([call.visit.frame], case)
+        stale = frozenset(frame for frame in resident if chunk_numbers([frame], case) <= left)
+        if stale:
+            raise Violation(
+                f"frames {frame_set(stale)} of a chunk already left are still in the buffer",
+                rank=rank.rank,
+                call=call.number,
+                frame=call.visit.frame,
+                expected=f"none but of the chunk of frame {call.visit.frame}, and of the next",
+                got="frames " + frame_set(resident),
+                table=frames_around(case, rank, call.number),
+            )
+
+
+@schedule_check(
+    lambda target, sizes: limited_scans(target, sizes, resumed=True), why_not_provided=_why_no_limit, kind=HAZARD
+)
 def test_resumed_scan(case: Scan, observe: Observe, target: Target) -> None:
     """A scan that goes on past ``max_frame_num_to_track`` with the same buffer answers rightly.
 
@@ -86,7 +125,33 @@ def test_resumed_scan(case: Scan, observe: Observe, target: Target) -> None:
     assert_own_detections(observe(case))
 
 
-@schedule_check(lambda target, sizes: scans_with_prompt_a_frame(target, sizes), kind=HAZARD)
+def _why_no_prompt_by_argument(target: Target) -> str | None:
+    return "a batched buffer takes each frame's prompt from its stage: test_own_prompts" if is_batched(target) else None
+
+
+def _why_no_prompt_by_stage(target: Target) -> str | None:
+    if is_batched(target):
+        return None
+    return "a chunked buffer is given one prompt for a scan: test_prompt_of_each_frame"
+
+
+@schedule_check(
+    lambda target, sizes: scans_with_prompt_a_frame(target, sizes), why_not_applicable=_why_no_prompt_by_stage
+)
+def test_own_prompts(case: Scan, observe: Observe, target: Target) -> None:
+    """In a batch each frame is detected under its own geometric prompt, that of its stage.
+
+    The prompt handed over with the call is not used. One frame's prompt for the whole batch, or prompts exchanged
+    within it, find the objects of another frame's prompt.
+    """
+    assert_own_detections(observe(case))
+
+
+@schedule_check(
+    lambda target, sizes: scans_with_prompt_a_frame(target, sizes),
+    why_not_applicable=_why_no_prompt_by_argument,
+    kind=HAZARD,
+)
 def test_prompt_of_each_frame(case: Scan, observe: Observe, target: Target) -> bool:
     """A geometric prompt that differs from frame to frame reaches each frame's own detection.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,10 @@ from verify.builder.observation import build_model, observe_clip, on_rank_zero
 from verify.clips.batch import on_device_of
 from verify.clips.capture import captured_output
 from verify.target.naming import Target
-from verify.video.detector import buffer_of, features_of, why_no_buffer
+from verify.video.call import call_buffer
+from verify.video.detector import features_of, why_no_buffer
+from verify.video.real import prompt_of
+from verify.video.scan import Scan, Visit
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,12 @@ def _answer(rank: int, world_size: int, target: Target, tracker: bool, arguments
     with sam3_on_cpu(), torch.no_grad():
         model: Any = build_model(target, Build(tracker=tracker), eval_mode=True, **arguments).eval()
         clip = on_device_of(model, make_clip(ClipSpec(frames=world_size, targets=False)))
-        stage = clip.find_inputs[0]
-        from sam3.model.geometry_encoders import Prompt
-
-        prompt = Prompt(stage.input_boxes, stage.input_boxes_mask, box_labels=stage.input_boxes_label)
-        declared = inspect.signature(buffer_of(model)).parameters
-        asking = {
-            name: True for name in ("return_sam2_backbone_feats", "return_tracker_backbone_feats") if name in declared
+        inputs = {
+            "backbone_out": {"img_batch_all_stages": clip.img_batch, **detection.encode_text(model, clip)},
+            "find_inputs": clip.find_inputs,
+            "geometric_prompt": prompt_of(clip.find_inputs[0]),
         }
-        returned = buffer_of(model)(
-            backbone_out={"img_batch_all_stages": clip.img_batch, **detection.encode_text(model, clip)},
-            find_inputs=clip.find_inputs,
-            geometric_prompt=prompt,
-            frame_idx=0,
-            num_frames=world_size,
-            multigpu_buffer={},
-            **asking,
-        )
-        return bool(features_of(returned[0] if isinstance(returned, tuple) else returned))
+        return bool(features_of(call_buffer(target, model, Scan(world_size, world_size), Visit(0), inputs, {})))
 
 
 def _async_all_gather(ranks: Ranks, target: Target) -> Effect | None:

@@ -162,7 +162,7 @@ def _gradients_off(rank: int, world_size: int, target: Target, case: Build) -> t
     one_frame = getattr(model_builder, "build_sam3_image_model", None)
     if one_frame is None:
         return (), 0
-    arguments = {"enable_segmentation": case.segmentation, "enable_inst_interactivity": case.tracker}
+    arguments: dict[str, Any] = {"enable_segmentation": case.segmentation, "enable_inst_interactivity": case.tracker}
     image_model = build_toy(one_frame, eval_mode=False, **arguments).model
     progress()
     mine = dict(build_model(target, case).named_parameters())

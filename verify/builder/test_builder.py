@@ -57,7 +57,7 @@ def _plain_and_full(target: Target, world_sizes: WorldSizes) -> Builds:
     return st.sampled_from((Build(segmentation=False), Build(tracker=True)))
 
 
-@builder_check(_with_and_without, observe_clip)
+@builder_check(_with_and_without, observe_clip, rests_on=("test_step_runs",))
 def test_builds_for_clips(case: Build, observe: Callable[[Build], tuple[int, frozenset[str]]], target: Target) -> None:
     """The builder makes a model, on a machine without CUDA too, whose forward takes a clip of several frames.
 
@@ -117,7 +117,7 @@ def _arguments(target: Target, world_sizes: WorldSizes) -> Builds:
     return st.sampled_from([Build(subject=name) for name in EFFECTS if declares(target, name)])
 
 
-@builder_check(_arguments, observe_effect, why_not_provided=why_no_arguments)
+@builder_check(_arguments, observe_effect, why_not_provided=why_no_arguments, rests_on=("test_builds_for_clips",))
 def test_arguments(case: Build, observe: Callable[[Build], Effect | None], target: Target) -> bool | None:
     """Every argument that the builder declares has its effect.
 

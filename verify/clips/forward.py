@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 
 import torch
@@ -19,24 +20,32 @@ from verify.target.models import construction
 from verify.target.naming import Target
 
 
-def _refusal(rank: int, world_size: int, target: Target) -> str | None:
+def _refused(model: nn.Module) -> str | None:
     """How the forward itself refuses two frames where it takes one; None where it does not refuse."""
+    refused = None
+    for frames in (2, 1):
+        try:
+            model(batch_of(Training(frames=frames)))
+        except (AssertionError, NotImplementedError) as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            own = type(model).forward.__code__
+            # An assertion further in is a crash of a forward that tried.
+            if frames == 1 or (place.filename, place.name) != (own.co_filename, own.co_name):
+                return None
+            refused = f"{place.line} ({place.filename}, line {place.lineno})"
+    return refused
+
+
+def _refusal(rank: int, world_size: int, target: Target) -> str | None:
+    """How the forward refuses two frames, without gradients, and in the precision that it runs in."""
     with sam3_on_cpu(), torch.no_grad():
         model = model_of(target, Training(frames=1))
-        refused = None
-        for frames in (2, 1):
-            try:
-                model(batch_of(Training(frames=frames)))
-            except (AssertionError, NotImplementedError) as error:
-                place = traceback.extract_tb(error.__traceback__)[-1]
-                own = type(model).forward.__code__
-                # An assertion further in is a crash of a forward that tried.
-                if frames == 1 or (place.filename, place.name) != (own.co_filename, own.co_name):
-                    return None
-                refused = f"{place.line} ({place.filename}, line {place.lineno})"
-            except Exception:
-                return None
-        return refused
+        device = next(model.parameters()).device.type
+        # SAM 3.1's layers run under autocast alone (https://github.com/facebookresearch/sam3/issues/507).
+        for precision in (nullcontext(), torch.autocast(device, torch.bfloat16)):
+            with suppress(Exception), precision:
+                return _refused(model)
+    return None
 
 
 @lru_cache(maxsize=8)

@@ -46,6 +46,7 @@ data_check = partial(
     from_json=loading_from_json,
     why_not_provided=why_no_data_path,
     launchers=(THREADS,),
+    rests_on=("test_loader_makes_clips",),
 )
 
 

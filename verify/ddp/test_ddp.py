@@ -23,12 +23,12 @@ from verify.ddp.agreement import (
 from verify.ddp.case import PAIRINGS, WORDS, DataParallel, data_parallel, data_parallel_from_json, uneven
 from verify.ddp.observation import Observe, observe_training, violation
 from verify.ddp.single_process import collectives_of_a_step
-from verify.ddp.through_buffer import Carrying, observe_gradient
+from verify.ddp.through_buffer import Carrying, observe_gradient, why_no_gradient_through_buffer
 from verify.engine.check import HAZARD, PROCESSES, THREADS, check
 from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.tensors.describe import count_by_part
-from verify.video.detector import why_no_buffer
+from verify.video.detector import is_batched
 from verify.video.scan import Scan, scan_from_json, scans
 
 WorldSizes = st.SearchStrategy[int]
@@ -41,6 +41,7 @@ ddp_check = partial(
     why_not_provided=why_no_clip_forward,
     launchers=(PROCESSES,),
     cost=3,
+    rests_on=("test_step_runs",),
 )
 
 
@@ -188,9 +189,16 @@ def test_ddp_unused_parameters(case: DataParallel, observe: Observe, target: Tar
 
 def _several_ranks(target: Target, world_sizes: WorldSizes) -> st.SearchStrategy[Scan]:
     few = world_sizes.filter(lambda size: 1 < size <= 3)
-    return scans(few, max_frames=3, min_frames=2, from_end=True, suppression=st.none(), layouts=("contiguous",)).map(
-        lambda scan: replace(scan, geometric=0, gather=False)
+    drawn = scans(
+        few,
+        max_frames=3,
+        min_frames=2,
+        from_end=True,
+        suppression=st.none(),
+        layouts=("contiguous",),
+        batched=is_batched(target),
     )
+    return drawn.map(lambda scan: replace(scan, geometric=0, gather=False))
 
 
 @check(
@@ -198,15 +206,16 @@ def _several_ranks(target: Target, world_sizes: WorldSizes) -> st.SearchStrategy
     _several_ranks,
     observe_gradient,
     scan_from_json,
-    why_not_provided=why_no_buffer,
+    why_not_provided=why_no_gradient_through_buffer,
     kind=HAZARD,
     launchers=(THREADS,),
     cost=8,
+    per_subject=True,
 )
 def test_gradient_through_buffer(case: Scan, observe: Callable[[Scan], tuple[Carrying, ...]], target: Target) -> None:
     """What the chunked buffer returns carries gradient at every world size, or at none.
 
-    Gathering drops gradients unless it is counted not to. Code that trains through the buffer then learns on one GPU,
+    Gathering drops gradients unless it is told not to. Code that trains through the buffer then learns on one GPU,
     and silently does not on several.
     """
     single = observe(replace(case, world_size=1))[0]

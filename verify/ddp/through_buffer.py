@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-from fixtures.ranks import Ranks, progress
+from fixtures.ranks import Ranks, RanksFailed, Threads, progress
 from fixtures.toy.cpu import sam3_on_cpu
 from reference.oracle import detection
 from verify.target.naming import Target
-from verify.video.detector import DETECTIONS, buffer_of
+from verify.video.call import call_buffer
+from verify.video.detector import DETECTIONS, is_batched, why_no_buffer
 from verify.video.real import clip_of, prompt_of, real_detector
 from verify.video.scan import Scan
 
@@ -23,21 +26,14 @@ def _scan_with_gradient(rank: int, world_size: int, target: Target, case: Scan) 
     with sam3_on_cpu():
         model = real_detector(target, case)
         clip = clip_of(case)
-        prompt = prompt_of(clip)
         text = detection.encode_text(model, clip)
+        given = {"find_inputs": clip.find_inputs, "geometric_prompt": prompt_of(clip.find_inputs[0])}
         buffer: dict[Any, Any] = {}
         seen = []
         with torch.enable_grad():
             for visit in case.calls():
-                returned = buffer_of(model)(
-                    backbone_out={"img_batch_all_stages": clip.img_batch, **text},
-                    find_inputs=clip.find_inputs,
-                    geometric_prompt=prompt,
-                    frame_idx=visit.frame,
-                    num_frames=case.frames,
-                    multigpu_buffer=buffer,
-                )
-                answer = returned[0] if isinstance(returned, tuple) else returned
+                inputs = {"backbone_out": {"img_batch_all_stages": clip.img_batch, **text}, **given}
+                answer = call_buffer(target, model, replace(case, features=False), visit, inputs, buffer)
                 seen.append({key: answer[key].requires_grad for key in DETECTIONS if key in answer})
                 progress()
         return tuple(seen)
@@ -50,3 +46,20 @@ def observe_gradient(ranks: Ranks, target: Target, case: Scan) -> tuple[Carrying
         RanksFailed: when a rank fails.
     """
     return tuple(result.value for result in ranks.run(_scan_with_gradient, case.world_size, target, case))
+
+
+@lru_cache(maxsize=8)
+def why_no_gradient_through_buffer(target: Target) -> str | None:
+    """Say why it cannot be told what carries gradient through a target's buffer, or give None where it can."""
+    if reason := why_no_buffer(target):
+        return reason
+    ranks = Threads()
+    try:
+        ranks.run(
+            _scan_with_gradient, 1, target, Scan(frames=2, world_size=1, gather=False, batch=2 * is_batched(target))
+        )
+    except RanksFailed as failure:
+        return f"the detector does not run with gradients on: {failure.reason}"
+    finally:
+        ranks.close()
+    return None

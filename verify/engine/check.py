@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import pytest
 from hypothesis import strategies as st
 
 from fixtures.ranks import Ranks
@@ -66,6 +65,12 @@ class Check:
     draws: str
     #: On processes, whether it runs at every world size at hand, or at the first alone.
     every_size: bool = True
+    #: Whether it is made of each of a target's subjects, or of the target alone.
+    per_subject: bool = False
+    #: Checks that have to pass before this one can tell anything: where one fails, this one is blocked by it.
+    rests_on: tuple[str, ...] = ()
+    #: Says why a target does not promise what the check is about, or gives None.
+    why_not_applicable: WhyNotProvided | None = None
 
     @property
     def doc(self) -> str:
@@ -92,8 +97,11 @@ def check(
     cost: int = 1,
     draws: str = "",
     every_size: bool = True,
+    per_subject: bool = False,
+    rests_on: tuple[str, ...] = (),
+    why_not_applicable: WhyNotProvided | None = None,
 ) -> Callable[[Body], Callable[..., None]]:
-    """Register a check's body and make a pytest function of it, run once a launcher.
+    """Register a check's body and make a pytest function of it, which the plugin runs once a launcher and subject.
 
     The body's docstring is the check's explanation: first the property, then the reason and what a failure
     leads to. Groups bind the arguments that their checks share with ``functools.partial``.
@@ -116,21 +124,18 @@ def check(
             cost,
             draws or name,
             every_size,
+            per_subject,
+            tuple(base for base in rests_on if base != name),
+            why_not_applicable,
         )
         _registry[name] = registered
 
-        @pytest.mark.parametrize(
-            "launcher",
-            [
-                pytest.param(launcher, marks=pytest.mark.xdist_group("processes") if launcher == PROCESSES else ())
-                for launcher in launchers
-            ],
-        )
-        def run(gate: Any, launcher: str) -> None:
-            gate.run(registered, launcher)
+        def run(gate: Any, launcher: str, subject: Any) -> None:
+            gate.run(registered, launcher, subject)
 
         run.__name__ = run.__qualname__ = name
         run.__module__, run.__doc__ = body.__module__, body.__doc__
+        run.check = registered  # type: ignore[attr-defined]
         return run
 
     return register

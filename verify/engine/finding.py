@@ -118,9 +118,7 @@ def _case_text(case: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}={json.dumps(value)}" for name, value in case.items())
 
 
-def replay_command(options: str, check: str, launcher: str, case: Mapping[str, Any]) -> str:
-    """One line to paste that runs exactly this case of this check again."""
-    return (
-        f"python -m pytest verify {options} --only {check} --launcher {launcher} "
-        f"--case {shlex.quote(json.dumps(case, separators=(',', ':')))}"
-    )
+def replay_command(options: str, check: str, launcher: str, case: Mapping[str, Any] | None = None) -> str:
+    """One line to paste that runs this check again, on exactly this case where there is one."""
+    command = f"python -m pytest verify {options} --only {check} --launcher {launcher}"
+    return command if case is None else f"{command} --case {shlex.quote(json.dumps(case, separators=(',', ':')))}"

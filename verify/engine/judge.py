@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
+import traceback
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -19,7 +22,20 @@ from verify.engine.finding import Finding, NotCovered, Violation, call_in, repla
 from verify.engine.known import Known
 from verify.engine.launchers import PROCESS_WORLD_SIZES, THREAD_WORLD_SIZES, Launchers
 from verify.engine.profile import PROFILES, Profile
-from verify.engine.result import FAILED, NOT_PROVIDED, NOT_TRIGGERED, PASSED, SKIPPED, XFAILED, XPASSED, Result
+from verify.engine.result import (
+    BLOCKED,
+    FAILED,
+    FAILURES,
+    INHERITED,
+    NOT_APPLICABLE,
+    NOT_PROVIDED,
+    NOT_TRIGGERED,
+    PASSED,
+    SKIPPED,
+    XFAILED,
+    XPASSED,
+    Result,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,9 @@ class Gate:
     seed: int = 0
     #: A case to run instead of drawn ones.
     case: Case | None = None
+    #: Checks that others may rest on, by name, and how they ended, by target and name.
+    bases: Mapping[str, Check] = field(default_factory=dict)
+    judged: dict[tuple[Target, str], Result] = field(default_factory=dict)
 
     def world_sizes(self, launcher: str) -> tuple[int, ...]:
         if launcher == THREADS:
@@ -46,16 +65,64 @@ class Gate:
 
         Under torchrun, rank 0 alone runs what needs no process, and every rank gets its result.
         """
+        if check.rests_on and self._provides(check) and (blocked := self._blocked(check)) is not None:
+            return blocked
         job = self.launchers.job
         if job is not None and launcher == THREADS:
-            return job.broadcast(self._judge(check, launcher) if job.rank == 0 else None)
-        return self._judge(check, launcher)
+            return job.broadcast(self._guarded(check, launcher) if job.rank == 0 else None)
+        return self._guarded(check, launcher)
+
+    def _provides(self, check: Check) -> bool:
+        """Whether the target has what a check is about; what goes wrong in telling so is for the check to say."""
+        try:
+            return check.why_not_provided(self.target) is None
+        except Exception:
+            return False
+
+    def _blocked(self, check: Check) -> Result | None:
+        """How a check ends that rests on one that fails; None where it rests on none, or those do not fail."""
+        for base in (self.bases[name] for name in check.rests_on if name in self.bases):
+            key = (self.target, base.name)
+            if key not in self.judged:
+                self.judged[key] = replace(self, case=None).judge(base, base.launchers[0])
+            result = self.judged[key]
+            if result.outcome == BLOCKED:
+                return replace(result, check=check.name, group=check.group, kind=check.kind)
+            if result.outcome in (*FAILURES, XFAILED, INHERITED):
+                message = result.finding.message if result.finding else result.reason
+                reason = f"rests on {base.name}, which fails: {message}"
+                return Result(check.name, check.group, check.kind, BLOCKED, reason=reason, blocked_by=base.name)
+        return None
+
+    def _guarded(self, check: Check, launcher: str) -> Result:
+        started = time.monotonic()
+        try:
+            return self._judge(check, launcher)
+        except Exception as error:  # whatever the target did, it ends as a finding
+            violation = violation_of_error(error)
+            return Result(
+                check.name,
+                check.group,
+                check.kind,
+                FAILED,
+                seconds=round(time.monotonic() - started, 3),
+                finding=Finding(
+                    check=check.name,
+                    target=self.target.spec,
+                    launcher=launcher,
+                    message=violation.message,
+                    replay=replay_command(self.target.options(), check.name, launcher),
+                    details=violation.details,
+                ),
+            )
 
     def _judge(self, check: Check, launcher: str) -> Result:
         started = time.monotonic()
         empty = Result(check.name, check.group, check.kind, PASSED)
         if reason := check.why_not_provided(self.target):
             return replace(empty, outcome=NOT_PROVIDED, reason=reason)
+        if check.why_not_applicable is not None and (reason := check.why_not_applicable(self.target)):
+            return replace(empty, outcome=NOT_APPLICABLE, reason=reason)
         trial = _Trial(self, check, launcher)
         entries = [entry for entry in self.known if entry.check == check.name]
         expected: Finding | None = None
@@ -66,14 +133,16 @@ class Gate:
                 if violation is None and trial.cases_of_last_search == 0:
                     continue  # no case here meets the entry's condition
                 if violation is None:
+                    if launcher != check.launchers[0]:
+                        continue  # of the few cases here none need show it; the first launcher tells
                     outcome, reason = XPASSED, f"listed as known, but passes: {entry.reason}"
                     break
                 expected = trial.finding(violation)
                 if not entry.explains(expected.render()):
                     outcome, reason = FAILED, f"fails otherwise than the known failure {entry.match!r}"
                     break
-                outcome, reason = XFAILED, entry.reason
-            if outcome in (PASSED, XFAILED) and not any(not entry.condition for entry in entries):
+                outcome, reason = (INHERITED if entry.release else XFAILED), entry.words()
+            if outcome in (PASSED, XFAILED, INHERITED) and not any(not entry.condition for entry in entries):
                 violation = trial.first_violation(lambda case: not _covered(entries, launcher, case))
                 if violation is not None:
                     outcome, reason, expected = FAILED, "", trial.finding(violation)
@@ -125,6 +194,10 @@ class _Trial:
                 if isinstance(root, NotImplementedError):
                     raise NotCovered(f"the threads' process group does not offer this: {root}") from failure
             return violation_of(failure)
+        except NotCovered:
+            raise
+        except Exception as error:
+            return violation_of_error(error)
         if triggered is not False:
             self.compared += 1
             self.cases_of_last_search += 1
@@ -217,6 +290,26 @@ class _Trial:
             case=case.as_json(),
             details=violation.details,
         )
+
+
+#: Frames of a stack that a finding shows of an exception which nothing expected.
+_FRAMES = 6
+_GATE = Path(__file__).parents[1]
+
+
+def violation_of_error(error: BaseException) -> Violation:
+    """Say of an exception that came out of an observation or a comparison where it was raised, and by whose code."""
+    frames = traceback.extract_tb(error.__traceback__)
+    inner = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame.filename]
+    place = inner[-1] if inner else None
+    own = place is None or Path(place.filename).is_relative_to(_GATE)
+    whose = "the gate itself failed, which is a defect of the gate, with" if own else "the target's code raised"
+    where = f" ({place.filename}, line {place.lineno}, in {place.name})" if place is not None else ""
+    text = " ".join(str(error).split()) or "no message"
+    return Violation(
+        f"{whose} {type(error).__name__}: {text}{where}",
+        details="".join(traceback.format_list(frames[-_FRAMES:])),
+    )
 
 
 #: States of a rank, those first that say most about why a run failed: what others raise, a death has led to.

@@ -2,9 +2,11 @@
 
 A file of entries in TOML::
 
-    [target]                       # optional: the release that the file is about
-    version = "0.1.4"
-    sha256 = "…"                   # of the file that defines the detector
+    [release]                      # optional: the upstream release that the file is about
+    name = "sam3 0.1.4"
+
+    [code.NAME]                    # optional: fingerprints of upstream's methods, by name
+    forward_video_grounding_multigpu = "…"
 
     [[known]]
     check = "test_features_on_request"
@@ -12,9 +14,13 @@ A file of entries in TOML::
     link = "where it is discussed"            # optional
     match = "regular expression"              # optional: the failure's message must hold it
     condition = { world_size = [1, 2] }       # optional: fields of the case, and ``launcher``
+    code = "NAME"                             # optional: the methods whose defect this is
+    methods = ["…"]                           # optional: which of them; all of NAME's without
+    subject = "batched"                       # optional: of several classes and buffers this one
 
-Entries are strict. The check must fail on the cases that meet the condition (``xfailed``), and must pass on
-all others; one that passes where it is said to fail is reported as ``xpassed``, a failure.
+A target whose methods are upstream's has not made their defects: a failure that an entry with ``code`` explains is
+then *inherited*. Entries are strict. The check must fail on the cases that meet the condition (``xfailed``), and must
+pass on all others; one that passes where it is said to fail is reported as ``xpassed``, a failure.
 """
 
 from __future__ import annotations
@@ -29,7 +35,7 @@ from typing import Any, get_type_hints
 
 from verify.engine.check import Case, Check
 
-_ENTRY = {"check", "reason", "link", "match", "condition"}
+_ENTRY = {"check", "reason", "link", "match", "condition", "code", "methods", "subject"}
 
 
 class KnownError(Exception):
@@ -45,6 +51,12 @@ class Known:
     link: str = ""
     match: str = ""
     condition: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    #: Fingerprints of the methods whose defect this is, by their names; empty where the entry is the target's own.
+    methods: Mapping[str, str] = field(default_factory=dict)
+    #: Of several classes and buffers the one that it is about, as ``--subject`` names it; "" for any.
+    subject: str = ""
+    #: The upstream release that an inherited failure comes from; "" for one of the target's own.
+    release: str = ""
 
     def covers(self, case: Case, launcher: str) -> bool:
         """Whether a case on a launcher meets the entry's condition."""
@@ -52,6 +64,11 @@ class Known:
             (launcher if name == "launcher" else getattr(case, name)) in allowed
             for name, allowed in self.condition.items()
         )
+
+    def words(self) -> str:
+        """The reason, with where it comes from and where it is discussed."""
+        origin = f"inherited from {self.release}: " if self.release else ""
+        return origin + self.reason + (f" ({self.link})" if self.link else "")
 
     def explains(self, message: str) -> bool:
         """Whether a failure with this message is the one that the entry speaks of."""
@@ -62,8 +79,8 @@ class Known:
 class KnownFile:
     path: Path
     entries: tuple[Known, ...]
-    version: str | None = None
-    sha256: str | None = None
+    #: The upstream release that the file is about.
+    release: str = ""
 
 
 def condition_names(check: Check) -> frozenset[str]:
@@ -72,7 +89,9 @@ def condition_names(check: Check) -> frozenset[str]:
     return frozenset(field.name for field in fields(case_type)) | {"launcher"}
 
 
-def _entry(number: int, data: Any, checks: Mapping[str, Check], where: str) -> Known:
+def _entry(
+    number: int, data: Any, checks: Mapping[str, Check], where: str, code: Mapping[str, Mapping[str, str]], release: str
+) -> Known:
     at = f"{where}, entry {number}"
     if not isinstance(data, dict):
         raise KnownError(f"{at}: not a table")
@@ -81,7 +100,7 @@ def _entry(number: int, data: Any, checks: Mapping[str, Check], where: str) -> K
     for key in ("check", "reason"):
         if not isinstance(data.get(key), str) or not data[key].strip():
             raise KnownError(f"{at}: needs a {key}")
-    for key in ("link", "match"):
+    for key in ("link", "match", "subject"):
         if not isinstance(data.get(key, ""), str):
             raise KnownError(f"{at}: {key} is not a string")
     if data["check"] not in checks:
@@ -100,7 +119,24 @@ def _entry(number: int, data: Any, checks: Mapping[str, Check], where: str) -> K
     if unknown := sorted(set(condition) - names):
         raise KnownError(f"{at}: a condition cannot speak of {unknown[0]!r}, only of {', '.join(sorted(names))}")
     allowed = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in condition.items()}
-    return Known(data["check"], data["reason"], data.get("link", ""), data.get("match", ""), allowed)
+    methods = _methods(data, code, at)
+    link, match, subject = (data.get(key, "") for key in ("link", "match", "subject"))
+    return Known(data["check"], data["reason"], link, match, allowed, methods, subject, release)
+
+
+def _methods(data: Mapping[str, Any], code: Mapping[str, Mapping[str, str]], at: str) -> dict[str, str]:
+    """The fingerprints of the methods that an entry speaks of, by name."""
+    if "code" not in data:
+        if "methods" in data:
+            raise KnownError(f"{at}: methods without code: name the table of fingerprints that they are in")
+        return {}
+    table = code.get(data["code"]) if isinstance(data["code"], str) else None
+    if table is None:
+        raise KnownError(f"{at}: there is no table [code.{data['code']}]")
+    names = data.get("methods", list(table))
+    if not isinstance(names, list) or any(name not in table for name in names):
+        raise KnownError(f"{at}: methods is not a list of names in [code.{data['code']}]")
+    return {name: table[name] for name in names}
 
 
 def read(path: Path, checks: Mapping[str, Check]) -> KnownFile:
@@ -116,14 +152,15 @@ def read(path: Path, checks: Mapping[str, Check]) -> KnownFile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KnownError(f"--known {path}: not TOML: {error}") from None
     where = f"--known {path}"
-    if unknown := sorted(set(data) - {"known", "target"}):
-        raise KnownError(f"{where}: unknown key {unknown[0]!r}; expected [[known]] and [target]")
-    listed, target = data.get("known", []), data.get("target", {})
-    if not isinstance(listed, list) or not isinstance(target, dict):
-        raise KnownError(f"{where}: expected [[known]] entries and one [target] table")
-    entries = tuple(_entry(number, item, checks, where) for number, item in enumerate(listed, 1))
-    names = [(entry.check, tuple(entry.condition.items())) for entry in entries]
-    for number, name in enumerate(names, 1):
-        if name in names[: number - 1]:
-            raise KnownError(f"{where}, entry {number}: {name[0]} is listed twice")
-    return KnownFile(path, entries, target.get("version"), target.get("sha256"))
+    if unknown := sorted(set(data) - {"known", "release", "code"}):
+        raise KnownError(f"{where}: unknown key {unknown[0]!r}; expected [[known]], [release] and [code.NAME]")
+    listed, release, code = data.get("known", []), data.get("release", {}), data.get("code", {})
+    if not isinstance(listed, list) or not isinstance(release, dict) or not isinstance(code, dict):
+        raise KnownError(f"{where}: expected [[known]] entries, one [release] table and [code.NAME] tables")
+    name = str(release.get("name", ""))
+    entries = tuple(_entry(number, item, checks, where, code, name) for number, item in enumerate(listed, 1))
+    names = [(entry.check, tuple(entry.condition.items()), tuple(entry.methods), entry.subject) for entry in entries]
+    for number, listing in enumerate(names, 1):
+        if listing in names[: number - 1]:
+            raise KnownError(f"{where}, entry {number}: {listing[0]} is listed twice")
+    return KnownFile(path, entries, name)

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -18,6 +18,7 @@ from verify.engine.check import PROCESSES, THREADS, Case, Check, Target
 from verify.engine.known import Known
 from verify.engine.launchers import PROCESS_WORLD_SIZES
 from verify.engine.profile import PROFILES, Profile
+from verify.engine.report import Counts
 
 MAX_WORLD_SIZE = 64
 #: The type of the target.
@@ -33,6 +34,8 @@ class Options(Generic[Verified]):
     """What was asked for, read and found good."""
 
     target: Verified
+    #: The target once for each class and buffer of it that is looked at.
+    subjects: tuple[Verified, ...]
     checks: Mapping[str, Check]
     launchers: tuple[str, ...]
     profile: Profile
@@ -41,7 +44,9 @@ class Options(Generic[Verified]):
     world_sizes: tuple[int, ...]
     known: tuple[Known, ...]
     known_from: Path | None
-    hazards_fail: bool
+    #: Whether what the target inherits from upstream is looked for.
+    inherits: bool
+    counts: Counts
     report: Path | None
     case: Case | None
 
@@ -59,7 +64,8 @@ class Options(Generic[Verified]):
             "backend": self.backend,
             "known": repr(self.known),
             "case": json.dumps(self.case.as_json()) if self.case else "",
-            "hazards": str(self.hazards_fail),
+            "subjects": ",".join(subject.options() for subject in self.subjects),
+            "counts": repr(self.counts),
         }
 
 
@@ -75,6 +81,12 @@ def add_options(parser: Any) -> None:
     group.addoption("--backend", default="gloo", choices=["gloo", "nccl"], help="of the ranks that are processes")
     group.addoption(
         "--hazards", default="report", choices=["report", "fail"], help="whether a hazard fails the verification"
+    )
+    group.addoption(
+        "--inherited",
+        default="report",
+        choices=["report", "fail"],
+        help="whether a failure that upstream's unchanged code makes fails the verification",
     )
     group.addoption("--world-sizes", metavar="N[,N]", help="of the ranks that are processes (default: 2,4)")
     group.addoption("--launcher", choices=[THREADS, PROCESSES], help="run on these ranks only")
@@ -151,6 +163,7 @@ def read_options(
     checks: Mapping[str, Check],
     known: tuple[Known, ...] = (),
     known_from: Path | None = None,
+    subjects: Sequence[Verified] = (),
 ) -> Options[Verified]:
     """Read pytest's parsed options for a target, the checks that are to be made of it, and its known failures.
 
@@ -179,7 +192,9 @@ def read_options(
         world_sizes=sizes,
         known=known,
         known_from=known_from,
-        hazards_fail=given.hazards == "fail",
+        inherits=given.known != "none",
+        counts=Counts(given.hazards == "fail", given.inherited == "fail"),
+        subjects=tuple(subjects) or (target,),
         report=Path(given.report) if given.report else None,
         case=_case(given.case, checks),
     )

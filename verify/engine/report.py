@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,12 @@ import torch
 
 from verify.engine.check import HAZARD, Check
 from verify.engine.result import (
+    BLOCKED,
     FAILED,
     FAILURES,
+    INHERITED,
     MISSING,
+    NOT_APPLICABLE,
     NOT_PROVIDED,
     NOT_TRIGGERED,
     PASSED,
@@ -28,6 +31,31 @@ from verify.engine.result import (
 )
 
 CONFORMS, VIOLATES, INCOMPLETE = "conforms", "violates", "incomplete"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Which outcomes count against a target, beside requirements that are violated."""
+
+    hazards: bool = False
+    inherited: bool = False
+
+    def judged(self, result: Result) -> bool:
+        return result.kind != HAZARD or self.hazards
+
+    def bad(self, result: Result) -> bool:
+        """Whether a result violates."""
+        counted = FAILURES - {MISSING} | ({INHERITED} if self.inherited else set())
+        return self.judged(result) and result.outcome in counted
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A check that failed, and the checks that could not tell anything because of it."""
+
+    check: str
+    message: str
+    blocks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +77,18 @@ class Report:
     @property
     def passes(self) -> bool:
         """Whether a gate lets the target through."""
-        return not _failures(self.results, self.verdict)
+        return self.verdict != VIOLATES and not any(result.outcome == MISSING for result in self.results)
+
+    @property
+    def causes(self) -> tuple[Cause, ...]:
+        """What blocks checks, each with what it blocks."""
+        blocked: dict[str, list[str]] = {}
+        reasons: dict[str, str] = {}
+        for result in self.results:
+            if result.outcome == BLOCKED:
+                blocked.setdefault(result.blocked_by, []).append(result.check)
+                reasons[result.blocked_by] = result.reason.partition("which fails: ")[2]
+        return tuple(Cause(check, reasons[check], tuple(names)) for check, names in blocked.items())
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -57,6 +96,7 @@ class Report:
             "environment": dict(self.environment),
             "verdict": self.verdict,
             "because": self.because,
+            "causes": [asdict(cause) for cause in self.causes],
             "notes": list(self.notes),
             "statements": list(self.statements),
             "checks": [
@@ -64,10 +104,12 @@ class Report:
                     "name": result.check,
                     "group": result.group,
                     "kind": result.kind,
+                    "subject": result.subject,
                     "outcome": result.outcome,
                     "cases": result.cases,
                     "seconds": round(result.seconds, 3),
                     "reason": result.reason,
+                    "blocked_by": result.blocked_by,
                     "finding": _finding(result),
                 }
                 for result in self.results
@@ -78,7 +120,7 @@ class Report:
 def environment(backend: str, world_size: int | None, profile: str, seed: int) -> dict[str, Any]:
     """What a result may depend on: versions, devices, ranks, profile."""
     versions = {}
-    for package in ("sam3", "torch", "torchvision", "numpy", "hypothesis", "pytest"):
+    for package in ("torch", "torchvision", "numpy", "hypothesis", "pytest"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -100,79 +142,121 @@ def _finding(result: Result) -> dict[str, Any] | None:
     return {**result.finding.as_json(), "carrier": result.finding.launcher} if result.finding else None
 
 
-def _failures(results: Iterable[Result], verdict: str) -> bool:
-    return verdict == VIOLATES or any(result.outcome == MISSING for result in results)
+@dataclass(frozen=True)
+class Planned:
+    """A check that is to be made, of a subject, in so many parts."""
+
+    check: Check
+    subject: str
+    parts: int
+    #: Whether it is listed as known to fail, and every case of it is run.
+    known: bool = False
 
 
 def conclude(
-    selected: Mapping[str, Check],
-    parts: Sequence[Result],
-    hazards_fail: bool,
-    expected_parts: Mapping[str, int],
-    known: Collection[str] = (),
+    planned: Iterable[Planned], parts: Sequence[Result], counts: Counts
 ) -> tuple[tuple[Result, ...], str, str]:
-    """Give the result of every selected check, the verdict and its reason.
+    """Give the result of every planned check, the verdict and its reason.
 
     A check with fewer parts than launchers it runs on is ``missing``: it disappeared, and is not taken for passed.
-    One that is among the ``known`` failures and passed all the same did so because no case met the condition of
-    its entry: the entry is stale, and counts as ``xpassed``.
+    One that is known to fail and passed all the same did so because no case met the condition of its entry: the entry
+    is stale, and counts as ``xpassed``. A check that is blocked by one which was not made violates in its place.
     """
     results = []
-    for name, check in selected.items():
-        of_check = [part for part in parts if part.check == name]
-        if len(of_check) < expected_parts[name]:
-            of_check.append(Result(name, check.group, check.kind, MISSING, reason="gave no result"))
+    for plan in planned:
+        check = plan.check
+        of_check = [part for part in parts if (part.check, part.subject) == (check.name, plan.subject)]
+        if len(of_check) < plan.parts:
+            missing = Result(
+                check.name, check.group, check.kind, MISSING, reason="gave no result", subject=plan.subject
+            )
+            of_check.append(missing)
         result = merged(of_check)
-        if name in known and result.outcome == PASSED:
+        if plan.known and result.outcome == PASSED:
             result = replace(result, outcome=XPASSED, reason="listed as known, but no case met the entry's condition")
         results.append(result)
-    judged = [result for result in results if result.kind != HAZARD or hazards_fail]
-    bad = [result for result in judged if result.outcome in FAILURES - {MISSING}]
+    made = {result.check for result in results}
+    judged = [result for result in results if counts.judged(result)]
+    bad = [result for result in judged if counts.bad(result)]
+    bad += [result for result in judged if result.outcome == BLOCKED and result.blocked_by not in made]
+    inherited = _inherited(judged)
     if bad:
-        counts = [
-            f"{number} {word}"
-            for outcome, word in (
-                (FAILED, "failed"),
-                (XPASSED, "passed though listed as known to fail"),
-                (NOT_TRIGGERED, "had nothing to compare"),
-            )
-            if (number := sum(result.outcome == outcome for result in bad))
-        ]
-        return tuple(results), VIOLATES, ", ".join(counts)
-    if missing := [result.check for result in results if result.outcome == MISSING]:
-        because = f"{len(missing)} of {len(results)} checks gave no result ({missing[0]} …); select with --only"
+        return tuple(results), VIOLATES, _violations(bad, judged)
+    if missing_checks := [result.check for result in results if result.outcome == MISSING]:
+        because = (
+            f"{len(missing_checks)} of {len(results)} checks gave no result ({missing_checks[0]} …); select with --only"
+        )
         return tuple(results), INCOMPLETE, because
     # A hazard of the same name in another outcome is shown, and does not count.
-    unknown = [result for result in judged if result.outcome in (SKIPPED, NOT_PROVIDED)]
+    unknown = [result for result in judged if result.outcome in (SKIPPED, NOT_PROVIDED, BLOCKED)]
     if unknown:
-        because = f"nothing violated, but {len(unknown)} of {len(judged)} checks could not be made"
+        because = f"nothing violated{inherited}, but {len(unknown)} of {len(judged)} checks could not be made"
         return tuple(results), INCOMPLETE, because
     listed = sum(result.outcome == XFAILED for result in judged)
-    passed = f"{len(judged) - listed} checks passed"
-    return tuple(results), CONFORMS, passed + (f", {listed} known failure{'s' * (listed > 1)}" if listed else "")
+    passed = sum(result.outcome == PASSED for result in judged)
+    text = f"{passed} check{'s' * (passed != 1)} passed{inherited}"
+    return tuple(results), CONFORMS, text + (f", {listed} known failure{'s' * (listed > 1)}" if listed else "")
+
+
+def _inherited(judged: Iterable[Result]) -> str:
+    """What of the results is inherited, as what follows a statement; "" where nothing is."""
+    releases = [
+        result.reason.removeprefix("inherited from ").partition(":")[0]
+        for result in judged
+        if result.outcome == INHERITED
+    ]
+    if not releases:
+        return ""
+    names = " and ".join(dict.fromkeys(releases))
+    return f" but for {len(releases)} defect{'s' * (len(releases) > 1)} inherited from {names}"
+
+
+def _violations(bad: Sequence[Result], judged: Iterable[Result]) -> str:
+    blocked = sum(result.outcome == BLOCKED for result in judged)
+    numbers = [
+        (FAILED, "failed"),
+        (XPASSED, "passed though listed as known to fail"),
+        (NOT_TRIGGERED, "had nothing to compare"),
+        (INHERITED, "failed as upstream's own code does"),
+    ]
+    counted = [
+        f"{number} {word}" for outcome, word in numbers if (number := sum(result.outcome == outcome for result in bad))
+    ]
+    return ", ".join([*counted, *([f"{blocked} blocked by what fails"] if blocked else [])])
 
 
 def write(report: Report, path: Path) -> None:
     path.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
 
 
-def summary(report: Report, hazards_fail: bool) -> list[str]:
-    """The report as lines of text: a table of checks, remarks, the verdict."""
+def _label(result: Result) -> str:
+    return f"{result.check} [{result.subject}]" if result.subject else result.check
+
+
+def summary(report: Report, counts: Counts) -> list[str]:
+    """The report as lines of text: a table of checks, causes, remarks, the verdict."""
     rows = [("check", "outcome", "cases", "seconds")]
     for result in report.results:
         hazard = " (hazard)" if result.kind == HAZARD else ""
-        rows.append((result.check, result.outcome + hazard, str(result.cases), f"{result.seconds:.1f}"))
+        rows.append((_label(result), result.outcome + hazard, str(result.cases), f"{result.seconds:.1f}"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
         f"{name:<{widths[0]}}  {outcome:<{widths[1]}}  {cases:>{widths[2]}}  {seconds:>{widths[3]}}"
         for name, outcome, cases, seconds in rows
     ]
-    reasons = {result.reason: result for result in report.results if result.reason}
+    for cause in report.causes:
+        lines.append(f"cause: {cause.check}: {cause.message}")
+        lines.append(f"  blocks {len(cause.blocks)}: {', '.join(cause.blocks)}")
+    reasons = {
+        result.reason: result
+        for result in report.results
+        if result.reason and result.outcome not in (BLOCKED, NOT_APPLICABLE)
+    }
     for reason in reasons:
-        names = ", ".join(result.check for result in report.results if result.reason == reason)
+        names = ", ".join(_label(result) for result in report.results if result.reason == reason)
         lines.append(f"{reasons[reason].outcome}: {names}: {reason}")
-    open_hazards = [result.check for result in report.results if result.kind == HAZARD and result.outcome in FAILURES]
-    if open_hazards and not hazards_fail:
+    open_hazards = [_label(result) for result in report.results if result.kind == HAZARD and result.outcome in FAILURES]
+    if open_hazards and not counts.hazards:
         lines.append(f"hazards, which today's callers avoid (--hazards fail to count them): {', '.join(open_hazards)}")
     lines += [*report.notes, *report.statements]
     lines.append(f"verdict: {report.target['spec']} {report.verdict}: {report.because}")

@@ -10,16 +10,34 @@ from verify.engine.finding import Finding
 
 PASSED = "passed"
 FAILED = "failed"
+#: Fails as upstream's own code does, which the target has not changed.
+INHERITED = "inherited"
 XFAILED = "xfailed"
 XPASSED = "xpassed"
 NOT_PROVIDED = "not_provided"
+#: Does not promise what the check is about, so that nothing is missing.
+NOT_APPLICABLE = "not_applicable"
 SKIPPED = "skipped"
+#: Could not tell anything, because the check that it rests on fails.
+BLOCKED = "blocked"
 NOT_TRIGGERED = "not_triggered"
 #: A registered check from which no result came.
 MISSING = "missing"
 
 #: Worst first: the outcome of a check is the worst of its parts'.
-OUTCOMES = (FAILED, MISSING, NOT_TRIGGERED, XPASSED, XFAILED, SKIPPED, NOT_PROVIDED, PASSED)
+OUTCOMES = (
+    FAILED,
+    MISSING,
+    NOT_TRIGGERED,
+    XPASSED,
+    BLOCKED,
+    XFAILED,
+    INHERITED,
+    SKIPPED,
+    NOT_PROVIDED,
+    PASSED,
+    NOT_APPLICABLE,
+)
 #: Outcomes that make a gate fail.
 FAILURES = frozenset({FAILED, MISSING, NOT_TRIGGERED, XPASSED})
 
@@ -37,6 +55,10 @@ class Result:
     finding: Finding | None = None
     #: Why it was skipped, not provided or known to fail.
     reason: str = ""
+    #: Of several classes and buffers the one that was looked at; "" where the target has but one, or the check no part.
+    subject: str = ""
+    #: The check that blocks this one.
+    blocked_by: str = ""
     #: False for a part that no case can be drawn for, such as one that needs several ranks where there is one.
     applicable: bool = True
 
@@ -70,4 +92,6 @@ def merged(parts: Iterable[Result]) -> Result:
         sum(part.seconds for part in ordered),
         worst.finding,
         worst.reason,
+        worst.subject,
+        worst.blocked_by,
     )

@@ -1,28 +1,125 @@
-"""What a target is called, where it lies, and which release of sam3 it is."""
+"""What a target is called, which sam3 it stands on, and whether its code is upstream's.
+
+    python -m verify.target.fingerprint TARGET [METHOD …]
+
+prints the fingerprints of a target's methods as a table for a file of known failures, a table for each subject.
+"""
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import importlib
+import inspect
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from functools import lru_cache
 from importlib import metadata
+from pathlib import Path
+from typing import Any
 
-from verify.target.loading import load
-from verify.target.naming import Target
+from verify.target.loading import load, package_folder
+from verify.target.naming import BUFFER_METHODS, Target
+from verify.target.subjects import chosen, subjects_of
+
+#: What of a subject is printed where no method is named.
+METHODS = ("__init__", *BUFFER_METHODS.values())
 
 
-def identity(target: Target) -> dict[str, str | None]:
-    """What a report says of a target: how it was named, and where its code lies."""
-    return {"spec": target.spec, "builder": target.builder, "origin": str(load(target).origin)}
-
-
-def release(target: Target) -> tuple[str, str] | None:
-    """Tell which release the target is, byte for byte: (version, hash of its detector's file), where it is one.
-
-    Only ``sam3`` itself can be a release: its file must be what the installed distribution recorded of it.
-    """
-    if target.spec != "sam3" or target.builder:
-        return None
+def _version() -> str:
+    """The version of the ``sam3`` that is imported: its distribution's where it is installed, else its own."""
+    folder = package_folder()
     try:
-        version = metadata.version("sam3")
+        installed = metadata.distribution("sam3")
+        if folder == Path(str(installed.locate_file("sam3"))).resolve():
+            return installed.version
     except metadata.PackageNotFoundError:
+        pass
+    return str(getattr(sys.modules["sam3"], "__version__", "unknown"))
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    return version, hashlib.sha256(load(target).origin.read_bytes()).hexdigest()
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _commit(target: Target) -> str | None:
+    """The commit of a checkout, with a word on changes since; None where sam3 lies in no repository."""
+    folder = package_folder()
+    tracked = _git(folder, "ls-files", "--error-unmatch", "__init__.py")
+    if tracked is None:
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    return f"{commit} with changes" if commit and changed else commit
+
+
+def identity(target: Target) -> dict[str, Any]:
+    """What a report says of a target: how it was named, where its code lies, and on which sam3 it stands."""
+    return {
+        "spec": target.spec,
+        "builder": target.builder,
+        "origin": str(load(target).origin),
+        "sam3": {"version": _version(), "commit": _commit(target), "folder": str(package_folder())},
+        "subjects": [subject.name for subject in subjects_of(target)],
+    }
+
+
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+            and ast.get_docstring(node) is not None
+        ):
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
+
+
+def fingerprint(function: Any) -> str | None:
+    """A hash of what a function's source says, whatever its comments, docstrings and layout; None without source."""
+    try:
+        source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
+        tree = _without_docstrings(ast.parse(source))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
+
+
+def _function(target: Target, name: str) -> Any:
+    """A method of the target's detector by its name, or any function by ``package.module:name``."""
+    module, _, function = name.rpartition(":")
+    if module:
+        try:
+            return getattr(importlib.import_module(module), function, None)
+        except ImportError:
+            return None
+    return getattr(load(target).detector, name, None)
+
+
+@lru_cache(maxsize=256)
+def _fingerprint_of(target: Target, name: str) -> str | None:
+    return fingerprint(_function(target, name))
+
+
+def has_code(target: Target, methods: Mapping[str, str]) -> bool:
+    """Whether each of the named methods of the target's detector has the fingerprint that goes with it."""
+    return all(_fingerprint_of(target, name) == value for name, value in methods.items())
+
+
+def _print_fingerprints(spec: str, names: tuple[str, ...]) -> None:
+    for target in chosen(Target(spec), None):
+        title = target.subject_name.partition(":")[0] or str(getattr(load(target).detector, "__name__", "builder"))
+        found = {name: _fingerprint_of(target, name) for name in names}
+        print(f"[code.{title}]")
+        print("\n".join(f'"{name}" = "{value}"' for name, value in found.items() if value), end="\n\n")
+
+
+if __name__ == "__main__":
+    _print_fingerprints(sys.argv[1], tuple(sys.argv[2:]) or METHODS)

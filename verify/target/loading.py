@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import inspect
-import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,8 +17,8 @@ from typing import Any
 
 from torch import nn
 
-from fixtures.toy.build import assemble
-from verify.target.naming import BUFFER_METHOD, BUILDER, DETECTOR, LOSS, OURS, SYMBOL, Target, TargetError, is_path
+from fixtures.toy.build import assemble, assemble_like
+from verify.target.naming import BUILDER, DETECTOR, LOSS, OURS, SYMBOL, Target, TargetError, is_path
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,6 @@ class Loaded:
     train_step_spec: str | None
     #: The configuration of training, or None where none is named and the target comes without.
     config: str | None
-    #: Other classes of the same package that have a buffer and are not verified in this run.
-    also_found: tuple[str, ...]
 
     @property
     def loss(self) -> Callable[..., Any]:
@@ -55,6 +54,25 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+#: Distributions whose name is not that of the module that they install.
+_DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "pkg_resources": "'setuptools<82'",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "PyYAML",
+}
+
+
+def _install(error: BaseException) -> str:
+    """What to do about a module that is missing; "" for any other error."""
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if not missing or missing in ("sam3", *sys.modules):
+        return ""
+    return f": install what the checkout needs: pip install {_DISTRIBUTIONS.get(missing, missing)}"
+
+
 def _import(module: str, what: str, within: Path | None = None) -> ModuleType:
     try:
         return importlib.import_module(module)
@@ -68,7 +86,9 @@ def _import(module: str, what: str, within: Path | None = None) -> ModuleType:
         where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         if isinstance(error, SyntaxError) and error.filename:
             where = f" ({error.filename}, line {error.lineno})"
-        raise TargetError(f"{what} does not import: {type(error).__name__}: {_one_line(error)}{where}") from error
+        raise TargetError(
+            f"{what} does not import: {type(error).__name__}: {_one_line(error)}{where}{_install(error)}"
+        ) from error
 
 
 def _symbol(spec: str, option: str) -> Any:
@@ -82,44 +102,31 @@ def _symbol(spec: str, option: str) -> Any:
         raise TargetError(f"{option} {spec}: module {module_name} ({module.__file__}) has no {name}") from None
 
 
-def checkout_folder(spec: str) -> Path:
-    """Give the folder to import ``sam3`` from, for a target that is the path of a checkout."""
+def checkout_folder(spec: str, option: str) -> Path:
+    """Give the folder to import ``sam3`` from, where ``option`` names the path of a checkout."""
     path = Path(spec).expanduser().resolve()
     if not path.is_dir():
-        raise TargetError(f"--target {spec}: no such folder")
+        raise TargetError(f"{option} {spec}: no such folder")
     for folder in (path, path / "src"):
         if (folder / "sam3" / "__init__.py").is_file():
             return folder
-    raise TargetError(f"--target {spec}: holds no package sam3 (looked for sam3/__init__.py there and under src/)")
+    raise TargetError(f"{option} {spec}: holds no package sam3 (looked for sam3/__init__.py there and under src/)")
 
 
-def _use_checkout(folder: Path, spec: str) -> None:
+def _use_checkout(folder: Path, what: str) -> None:
     loaded = sys.modules.get("sam3")
     if loaded is not None and not Path(str(loaded.__file__)).is_relative_to(folder):
         raise TargetError(
-            f"--target {spec}: sam3 is already imported from {Path(str(loaded.__file__)).parent}; "
-            "verify one target a process"
+            f"{what}: sam3 is already imported from {Path(str(loaded.__file__)).parent}; verify one target a process"
         )
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
         importlib.invalidate_caches()
 
 
-def _classes_with_a_buffer(package: Path) -> tuple[str, ...]:
-    """Names of classes below ``package`` that define the buffer's method, read from source: nothing is imported."""
-    found = []
-    for path in sorted(package.rglob("*.py")):
-        text = path.read_text(encoding="utf-8", errors="replace")
-        if f"def {BUFFER_METHOD}" not in text:
-            continue
-        module = ".".join(path.relative_to(package.parent).with_suffix("").parts)
-        current = None
-        for line in text.splitlines():
-            if match := re.match(r"class (\w+)", line):
-                current = match.group(1)
-            if line.strip().startswith(f"def {BUFFER_METHOD}") and current:
-                found.append(f"{module}:{current}")
-    return tuple(found)
+def package_folder() -> Path:
+    """Where the ``sam3`` that is imported lies."""
+    return Path(str(sys.modules["sam3"].__file__)).parent
 
 
 def _callable(spec: str, option: str) -> Callable[..., Any]:
@@ -148,7 +155,39 @@ def _detector(target: Target, within: Path | None) -> type[nn.Module] | None:
     return detector
 
 
-@lru_cache(maxsize=8)
+def _builder_that_calls(name: str) -> Callable[..., Any] | None:
+    """The function of the package's ``model_builder`` that constructs a class of this name, read from its source."""
+    parts = sys.modules["sam3.model_builder"]
+    for node in ast.parse(inspect.getsource(parts)).body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            called = {
+                call.func.id
+                for call in ast.walk(node)
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+            }
+            if name in called:
+                return getattr(parts, node.name, None)
+    return None
+
+
+def _package_builder(detector: type[nn.Module], what: str, within: Path | None) -> Callable[..., Any]:
+    """What makes models of a class beside the package's main one: the package's own builder, or one around the class.
+
+    A class that derives from the package's is constructed around the parts that the builder makes for that. The main
+    detector, which sam3's builders make with weights of a whole tracker around it, is put together of its parts.
+    """
+    _import("sam3.model_builder", what, within)
+    module, name = DETECTOR.split(":")
+    main = getattr(_import(module, what, within), name, None)
+    if main is not None and issubclass(detector, main):
+        return assemble(detector)
+    for base in detector.__mro__:
+        if base.__module__.startswith("sam3.") and (builder := _builder_that_calls(base.__name__)) is not None:
+            return builder if base is detector else assemble_like(builder, base, detector)
+    return assemble(detector)
+
+
+@lru_cache(maxsize=16)
 def load(target: Target) -> Loaded:
     """Import what a target names.
 
@@ -157,32 +196,36 @@ def load(target: Target) -> Loaded:
     """
     spec, within = target.spec, None
     if is_path(spec):
-        within = checkout_folder(spec)
-        _use_checkout(within, spec)
+        within = checkout_folder(spec, "--target")
+        _use_checkout(within, f"--target {spec}")
+    elif target.sam3:
+        _use_checkout(checkout_folder(target.sam3, "--sam3"), f"--sam3 {target.sam3}")
     elif importlib.util.find_spec("sam3") is None:
         raise TargetError("sam3 is not installed: pip install sam3==0.1.4, or name a checkout with --target PATH")
     detector = _detector(target, within)
     ours = OURS.get(spec)
-    builder: Callable[..., nn.Module] | None = None
+    builder: Callable[..., Any] | None = None
     if target.builder or ours:
         builder = _callable(target.builder or OURS[spec].builder, "--builder")
     elif spec == "sam3" or within:
         module, name = BUILDER.split(":")
         builder = getattr(_import(module, f"--target {spec}", within), name, None)
     own_builder = builder is not None
+    subject = target.subject.rpartition(":")[0] if target.subject else None
+    if subject is not None and detector is not None and subject != f"{detector.__module__}:{detector.__qualname__}":
+        detector = _symbol(subject, "--subject")
+        builder, own_builder = _package_builder(detector, f"--target {spec}", within), False
     if builder is None:
         if detector is None:
             raise TargetError(
                 f"--target {spec}: has neither {DETECTOR} nor {BUILDER}; name its class or --builder instead"
             )
-        builder = assemble(detector)
+        builder = (
+            assemble(detector) if spec == "sam3" or within else _package_builder(detector, f"--target {spec}", within)
+        )
     loss = target.loss or (ours.loss if ours else LOSS)
     config = target.config or (ours.config if ours else None)
     if target.loader:
         _callable(target.loader, "--loader")
     origin = Path(inspect.getfile(builder if detector is None else detector))
-    also: tuple[str, ...] = ()
-    if spec == "sam3" or within:
-        package = Path(str(sys.modules["sam3"].__file__)).parent
-        also = tuple(name for name in _classes_with_a_buffer(package) if name != DETECTOR)
-    return Loaded(detector, builder, own_builder, origin, loss, target.train_step, config, also)
+    return Loaded(detector, builder, own_builder, origin, loss, target.train_step, config)

@@ -8,13 +8,14 @@ from fixtures.toy.build import Construction, build_toy
 from fixtures.toy.shrink import CannotShrink
 from fixtures.toy.weights import perturb_weights
 from verify.target.loading import load
-from verify.target.naming import Target
+from verify.target.naming import BUFFER_METHODS, Target
 
 
 @lru_cache(maxsize=8)
 def construction(target: Target, tracker: bool, segmentation: bool = True, eval_mode: bool = True) -> Construction:
     """Build the target's model at toy width, with or without a tracker neck and a segmentation head.
 
+    In evaluation mode it is the module with a buffer in what the builder makes, which may be a whole video predictor.
     Its weights are perturbed: untrained, it would give the same boxes for every frame. Where a builder fails with the
     tracker neck on, the model has none.
 
@@ -27,6 +28,7 @@ def construction(target: Target, tracker: bool, segmentation: bool = True, eval_
             enable_inst_interactivity=tracker,
             enable_segmentation=segmentation,
             eval_mode=eval_mode,
+            methods=tuple(BUFFER_METHODS.values()) if eval_mode else (),
         )
     except CannotShrink:
         if not tracker:

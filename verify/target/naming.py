@@ -6,8 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-#: The method that makes a class a detector over video; nothing rests on the class's name or base.
-BUFFER_METHOD = "forward_video_grounding_multigpu"
+CHUNKED, BATCHED = "chunked", "batched"
+#: The methods that make a class a detector over video, by the kind of their buffer: chunks of a frame a rank, or
+#: batches of frames on every rank. Nothing rests on the class's name or base.
+BUFFER_METHODS = {
+    CHUNKED: "forward_video_grounding_multigpu",
+    BATCHED: "forward_video_grounding_batched_multigpu",
+}
 DETECTOR = "sam3.model.sam3_image:Sam3ImageOnVideoMultiGPU"
 BUILDER = "sam3.model_builder:build_sam3_image_video_model"
 #: The recipe's loss, for targets that name none.
@@ -61,12 +66,27 @@ class Target:
     loader: str | None = None
     #: The configuration that sam3's Trainer is run with: a YAML file.
     config: str | None = None
+    #: The checkout whose ``sam3`` is imported, for targets that stand on whichever there is.
+    sam3: str | None = None
+    #: Of several classes and buffers, the one that is looked at: ``package.module:Class:kind``.
+    subject: str | None = None
+
+    @property
+    def subject_name(self) -> str:
+        """The subject as reports and ``--subject`` name it, ``Class:kind``; "" where the target has but one."""
+        return ":".join(self.subject.split(":")[-2:]) if self.subject else ""
 
     def options(self) -> str:
         """The command-line options that name this target."""
         named = {"--builder": self.builder, "--loss": self.loss, "--train-step": self.train_step}
         named |= {"--loader": self.loader, "--config": self.config}
+        named |= {"--sam3": self.sam3, "--subject": self.subject_name}
         return f"--target {self.spec}" + "".join(f" {option} {value}" for option, value in named.items() if value)
+
+
+def stands_for_a_package(target: Target) -> bool:
+    """Whether the target is a whole package: ``sam3`` as it is installed, or a checkout's."""
+    return target.builder is None and (target.spec == "sam3" or is_path(target.spec))
 
 
 def is_path(spec: str) -> bool:

@@ -31,6 +31,7 @@ trainer_check = partial(
     launchers=(PROCESSES,),
     cost=1000,
     every_size=False,
+    rests_on=("test_loader_makes_clips", "test_step_runs"),
 )
 
 

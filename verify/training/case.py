@@ -15,6 +15,10 @@ def any_clips(target: Target, world_sizes: WorldSizes) -> Cases:
     return trainings()
 
 
+def shortest_clip(target: Target, world_sizes: WorldSizes) -> Cases:
+    return st.just(Training(frames=2))
+
+
 def clips_of_several_frames(target: Target, world_sizes: WorldSizes) -> Cases:
     return trainings(frames=st.sampled_from((2, 3, 4, 5)))
 

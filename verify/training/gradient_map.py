@@ -41,7 +41,7 @@ def _part(parameter: str) -> str:
     return ".".join(parameter.split(".")[:-1][:2]) or parameter
 
 
-def _projection(step: Mapping[str, Any], seed: int) -> torch.Tensor | None:
+def projection(step: Mapping[str, Any], seed: int) -> torch.Tensor | None:
     """A fixed random projection of a step's outputs that carry gradient, each by its size; None where none does."""
     generator = torch.Generator().manual_seed(seed)
     total = None
@@ -66,7 +66,7 @@ def map_gradients(rank: int, world_size: int, target: Target, case: Training) ->
         rows: list[tuple[float, ...]] = []
         modules: dict[str, list[float]] = {_part(name): [] for name in named}
         for number, steps in enumerate(stages.steps):
-            value = _projection(steps[-1], seed=number)
+            value = projection(steps[-1], seed=number)
             batch.img_batch.grad = None
             model.zero_grad(set_to_none=True)
             if value is not None and value.requires_grad:

@@ -25,6 +25,7 @@ training_check = partial(
     launchers=(THREADS,),
     cost=8,
     draws="training",
+    rests_on=("test_step_runs",),
 )
 trained = on_one_rank(train_clip)
 mapped = on_one_rank(map_gradients)

@@ -21,6 +21,7 @@ from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.tensors.describe import describe_tensor
 from verify.tensors.tolerance import distance, rounding, tolerances
+from verify.training.gradient_map import projection
 from verify.training.observation import digest
 
 _CHECKPOINTING = re.compile(r"act_ckpt|act_checkpoint|grad_checkpointing|use_checkpoint")
@@ -119,8 +120,19 @@ def _switches(model: nn.Module) -> dict[tuple[str, str], list[nn.Module]]:
     return found
 
 
+def _step_on_one_frame(model: nn.Module, batch: Any) -> None:
+    """Run sam3's one-frame forward and a backward pass: what breaks those is not the loop's doing."""
+    try:
+        stages = one_frame_model(model).forward(one_frame(batch, 0))
+        value = projection(stages.output[0][-1], seed=0)
+        if value is not None:
+            value.backward()
+    finally:
+        model.zero_grad(set_to_none=True)  # a backward pass that breaks off has left some gradients
+
+
 def _turn(model: nn.Module, value: bool, batch: Any) -> tuple[str, ...]:
-    """Turn checkpointing on or off wherever sam3's one-frame forward bears it; give the names of what changed.
+    """Turn checkpointing on or off wherever sam3's one-frame step bears it; give the names of what changed.
 
     sam3's decoder, for one, asserts that its own is on in training.
     """
@@ -132,8 +144,7 @@ def _turn(model: nn.Module, value: bool, batch: Any) -> tuple[str, ...]:
         for module in modules:
             setattr(module, name, value)
         try:
-            with torch.no_grad():
-                one_frame_model(model).forward(one_frame(batch, 0))
+            _step_on_one_frame(model, batch)
             changed.append(f"{owner}.{name}")
         except Exception:
             for module, was in zip(modules, before, strict=True):

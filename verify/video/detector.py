@@ -9,25 +9,42 @@ from typing import Any
 
 from torch import nn
 
+from fixtures.synthetic.script import INTERACTIVE, TRACKER
 from fixtures.toy.shrink import CannotShrink
+from verify.target.loading import load
 from verify.target.models import construction
-from verify.target.naming import BUFFER_METHOD, Target
+from verify.target.naming import BATCHED, BUFFER_METHODS, Target
+from verify.target.subjects import kind_of
 from verify.video.scan import Scan
-
-
-def buffer_of(model: Any) -> Callable[..., Any]:
-    """The model's chunked buffer: its bound method ``forward_video_grounding_multigpu``."""
-    return getattr(model, BUFFER_METHOD)
-
 
 #: Stands among the names of a buffer's arguments where it takes any others as well.
 ANY_OTHER = "**"
+#: The answer's keys that every caller reads.
+DETECTIONS = ("pred_logits", "pred_boxes", "pred_boxes_xyxy", "pred_masks")
+#: Object ids [P, N] in an answer, where the buffer gives any.
+OBJECT_IDS = "pred_object_ids"
+#: The argument that asks for tracker features, under its names in versions of sam3 and in its own caller.
+FEATURE_FLAGS = ("return_sam2_backbone_feats", "return_tracker_backbone_feats")
+_FEATURES = {
+    TRACKER: re.compile(r"^(?:tracker|sam2|propagation)_backbone_(fpn_\d|pos_enc)$"),
+    INTERACTIVE: re.compile(r"^interactive_backbone_(fpn_\d|pos_enc)$"),
+}
+
+
+def is_batched(target: Target) -> bool:
+    """Whether the buffer that is looked at detects batches of frames on every rank."""
+    return kind_of(target) == BATCHED
+
+
+def buffer_of(target: Target, model: Any) -> Callable[..., Any]:
+    """The model's buffer that is looked at: a bound method, one of ``BUFFER_METHODS``."""
+    return getattr(model, BUFFER_METHODS[kind_of(target)])
 
 
 def buffer_options(target: Target) -> frozenset[str]:
     """Names of the arguments that the target's buffer declares; ``ANY_OTHER`` is one where it swallows others."""
     model = construction(target, tracker=True).model
-    parameters = inspect.signature(getattr(type(model), BUFFER_METHOD)).parameters.values()
+    parameters = inspect.signature(buffer_of(target, type(model))).parameters.values()
     return frozenset(
         ANY_OTHER if parameter.kind is inspect.Parameter.VAR_KEYWORD else parameter.name for parameter in parameters
     )
@@ -39,8 +56,9 @@ def why_no_buffer(target: Target) -> str | None:
         model = construction(target, tracker=True).model
     except CannotShrink as error:
         return str(error)
-    if not hasattr(type(model), BUFFER_METHOD):
-        return f"{type(model).__name__} has no {BUFFER_METHOD}"
+    method = BUFFER_METHODS[kind_of(target)]
+    if not hasattr(type(model), method):
+        return f"{type(model).__name__} has no {method}"
     return None
 
 
@@ -57,13 +75,21 @@ def detector(target: Target, case: Scan) -> nn.Module:
     return built.again(**wanted)
 
 
-#: The answer's keys that every caller reads.
-DETECTIONS = ("pred_logits", "pred_boxes", "pred_boxes_xyxy", "pred_masks")
-_FEATURE = re.compile(r"^(?:tracker|sam2)_backbone_(fpn_\d|pos_enc)$")
-#: The argument that asks for tracker features, under its names in versions of sam3 and in its own caller.
-FEATURE_FLAGS = ("return_sam2_backbone_feats", "return_tracker_backbone_feats")
+def can_leave_out_the_neck(target: Target) -> bool:
+    """Whether the target's builder can be told to make no tracker neck."""
+    parameters = inspect.signature(load(target).builder).parameters.values()
+    return any(
+        parameter.name == "enable_inst_interactivity" or parameter.kind is inspect.Parameter.VAR_KEYWORD
+        for parameter in parameters
+    )
 
 
-def features_of(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """The tracker features in an answer, by what follows the neck's name: ``fpn_0`` … ``fpn_2``, ``pos_enc``."""
-    return {match.group(1): value for key, value in answer.items() if (match := _FEATURE.match(key))}
+def necks_of(target: Target) -> tuple[str, ...]:
+    """The necks whose features the target's buffer hands on: the tracker's, in a multiplex model both."""
+    model = construction(target, tracker=True).model
+    return (TRACKER, INTERACTIVE) if getattr(model, "is_multiplex", False) else (TRACKER,)
+
+
+def features_of(answer: Mapping[str, Any], neck: str = TRACKER) -> dict[str, Any]:
+    """A neck's features in an answer, by what follows the neck's name: ``fpn_0`` … ``fpn_2``, ``pos_enc``."""
+    return {match.group(1): value for key, value in answer.items() if (match := _FEATURES[neck].match(key))}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -9,10 +12,12 @@ import torch
 
 from fixtures.ranks.environment import environment_of_rank
 from fixtures.synthetic.clips import ClipSpec, make_clip
+from fixtures.synthetic.scripted_detector import with_prompts_before_embedding
 from fixtures.toy.cpu import sam3_on_cpu
 from reference.oracle import detection
 from verify.target.naming import Target
-from verify.video.detector import detector
+from verify.tensors.tolerance import perturbed
+from verify.video.detector import detector, is_batched
 from verify.video.scan import Scan
 from verify.video.scripting import why_no_scripted_buffer
 
@@ -43,29 +48,92 @@ def real_detector(target: Target, case: Scan) -> Any:
 
 def clip_of(case: Scan) -> Any:
     """The synthetic clip of a case with the real detector, without targets."""
-    return make_clip(
+    clip = make_clip(
         ClipSpec(frames=case.frames, prompts=case.prompts, boxes=case.boxes, targets=False, seed=case.seed)
+    )
+    for stage in clip.find_inputs:
+        with_prompts_before_embedding(stage)
+    return clip
+
+
+def prompt_of(stage: Any) -> Any:
+    """A frame's own box prompt; its points are none, and said to be none: SAM 3.1's geometry encoder asks for them."""
+    from sam3.model.geometry_encoders import Prompt
+
+    prompts = len(stage.text_ids)
+    return Prompt(
+        box_embeddings=stage.input_boxes,
+        box_mask=stage.input_boxes_mask,
+        box_labels=stage.input_boxes_label,
+        point_embeddings=torch.zeros(0, prompts, 2),
+        point_mask=torch.zeros(prompts, 0, dtype=torch.bool),
+        point_labels=torch.zeros(0, prompts, dtype=torch.long),
     )
 
 
-def prompt_of(clip: Any) -> Any:
-    """The box prompt of a clip's first frame, which a scan gives with every call."""
-    from sam3.model.geometry_encoders import Prompt
+def single_process(target: Target, case: Scan, perturbation: int = 0) -> list[dict[str, torch.Tensor]]:
+    """The reference for a case with the real detector: each frame detected alone, in this process.
 
-    first = clip.find_inputs[0]
-    return Prompt(box_embeddings=first.input_boxes, box_mask=first.input_boxes_mask, box_labels=first.input_boxes_label)
-
-
-def single_process(target: Target, case: Scan) -> list[dict[str, torch.Tensor]]:
-    """The reference for a case with the real detector: each frame detected alone, in this process."""
-    with sam3_on_cpu(), environment_of_rank(0, 1):
+    Under the prompt that the target's buffer detects it under: the scan's, or in a batched buffer the frame's own.
+    ``perturbation``: above 0, the seed by which each pixel is moved by one rounding step.
+    """
+    with as_called(target), environment_of_rank(0, 1):
         model = real_detector(target, case)
         clip = clip_of(case)
-        prompt = prompt_of(clip)
-        return detection.detect_clip(model, clip, lambda frame: prompt, case.suppression)
+        if perturbation:
+            clip.img_batch = perturbed(clip.img_batch, perturbation)
+        stages = clip.find_inputs
+        prompts = [prompt_of(stage if is_batched(target) else stages[0]) for stage in stages]
+        return detection.detect_clip(model, clip, lambda frame: prompts[frame], case.suppression)
 
 
 @lru_cache(maxsize=8)
 def has_tracker_neck(target: Target) -> bool:
     """Whether the target's model, built with its tracker neck on, gives features for a tracker."""
     return "tracker_fpn_0" in single_process(target, Scan(frames=1, world_size=1, gather=False))[0]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a detector is run: under autocast to a type, or, where that is float32, plain."""
+
+    dtype: torch.dtype
+
+    def active(self) -> AbstractContextManager[Any]:
+        if self.dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", dtype=self.dtype)
+
+
+PRECISIONS = {"float32": Precision(torch.float32), "bfloat16": Precision(torch.bfloat16)}
+
+
+def _detects(target: Target, precision: str) -> bool:
+    """Whether the target's real detector detects a frame in a precision."""
+    case = Scan(frames=1, world_size=1, gather=False)
+    try:
+        with sam3_on_cpu(), environment_of_rank(0, 1), PRECISIONS[precision].active(), torch.no_grad():
+            clip = clip_of(case)
+            prompt = prompt_of(clip.find_inputs[0])
+            detection.detect_clip(real_detector(target, case), clip, lambda frame: prompt)
+    except Exception:
+        return False
+    return True
+
+
+@lru_cache(maxsize=8)
+def precision_of(target: Target) -> str:
+    """How the target's callers run it: plain, or under bfloat16 autocast where it cannot run otherwise.
+
+    SAM 3.1's do: a fused kernel of its ViT computes in bfloat16 whatever it is given, and the layer after it fails.
+    """
+    if not _detects(target, "float32") and _detects(target, "bfloat16"):
+        return "bfloat16"
+    return "float32"
+
+
+@contextmanager
+def as_called(target: Target) -> Iterator[None]:
+    """Run the target's detector as its callers do, on this machine: without gradient, in their precision."""
+    with sam3_on_cpu(), PRECISIONS[precision_of(target)].active():
+        yield

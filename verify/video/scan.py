@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from fixtures.synthetic.scripted_detector import LAYOUTS
-from reference.oracle import schedule
+from reference.oracle import batches, schedule
 from reference.oracle.detection import Suppression
 from verify.engine.case import changed_fields, refuse_unknown_fields
 
@@ -37,6 +37,11 @@ class Visit:
     buffer: int = 0
 
 
+def number_of_frame(frame: int) -> int:
+    """Number of the geometric prompt of a frame, where prompts differ: never the empty prompt, which has none."""
+    return frame % 15 + 1
+
+
 @dataclass(frozen=True)
 class Scan:
     """A scan, or any list of visits, with one buffer."""
@@ -45,10 +50,14 @@ class Scan:
     world_size: int
     start: int = 0
     reverse: bool = False
+    #: ``batch_size`` of a batched buffer; 0: the buffer has a chunk of one frame a rank.
+    batch: int = 0
     #: Calls in order; None: the sequential scan from ``start`` in the direction of ``reverse``.
     visits: tuple[Visit, ...] | None = None
     #: Number of the geometric prompt of every call of the sequential scan.
     geometric: int = 0
+    #: Whether the prompts of frames differ: that of frame t has the number ``number_of_frame(t)``.
+    prompt_a_frame: bool = False
     #: Text prompts a frame.
     prompts: int = 1
     #: ``gather_backbone_out`` of the detector's constructor; its default (None) follows from the backbone.
@@ -75,7 +84,22 @@ class Scan:
 
     def steps(self) -> tuple[schedule.Step, ...]:
         """What the buffer promises for each call of the sequential scan."""
+        if self.batch:
+            return batches.scan(self.frames, self.batch, self.start, self.reverse)
         return schedule.scan(self.frames, self.world_size, self.start, self.reverse)
+
+    @property
+    def chunk_size(self) -> int:
+        """Frames of a chunk."""
+        return self.batch or self.world_size
+
+    def own_rank(self, frame: int, rank: int) -> int:
+        """Which rank's detection of ``frame`` the buffer of ``rank`` answers with: in batches each has its own."""
+        return rank if self.batch else schedule.detecting_rank(frame, self.world_size)
+
+    def numbers(self, visit: Visit) -> tuple[int, ...]:
+        """The number of each frame's own geometric prompt during a visit."""
+        return tuple(number_of_frame(frame) if self.prompt_a_frame else visit.geometric for frame in range(self.frames))
 
     def as_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as JSON; frames and world size always."""
@@ -124,11 +148,13 @@ def scans(
     suppression: st.SearchStrategy[Suppression | None] | None = None,
     layouts: tuple[str, ...] = LAYOUTS,
     from_end: bool = False,
+    batched: bool = False,
     **fixed: Any,
 ) -> Scan:
     """Draw sequential scans: clip lengths that are multiples of the world size and not, and shorter than it.
 
-    ``from_end``: start at the clip's first frame in the direction, so that the scan visits all of it.
+    ``from_end``: start at the clip's first frame in the direction, so that the scan visits all of it. ``batched``: for
+    a batched buffer, which takes one text prompt a frame.
     """
     world_size = draw(world_sizes)
     # Short clips show most, and cost least: around one chunk, and a few chunks with a tail.
@@ -145,6 +171,8 @@ def scans(
         "layout": "contiguous",
         "seed": draw(st.integers(0, 255)),
     }
+    if batched:
+        values |= {"batch": draw(st.integers(1, 16)), "prompts": 1}
     if {**values, **fixed}["suppression"] is None:  # sam3's NMS itself takes contiguous masks only
         values["layout"] = draw(st.sampled_from(layouts))
     return Scan(frames, world_size, start, backwards, **{**values, **fixed})

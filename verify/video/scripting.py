@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,43 +13,70 @@ from fixtures.ranks import RanksFailed, Threads
 from fixtures.synthetic.script import Script
 from fixtures.synthetic.scripted_detector import Detected, numbered_prompt, numbered_text, scripted_forward, stages
 from verify.target.naming import Target
-from verify.video.detector import buffer_of, detector, why_no_buffer
-from verify.video.scan import Scan
+from verify.video.call import call_buffer
+from verify.video.detector import detector, is_batched, why_no_buffer
+from verify.video.scan import Scan, Visit, number_of_frame
+
+#: The number of a geometric prompt that a batched buffer is handed and has no use for: each frame has its own.
+UNUSED = 15
 
 
 def scripted_detector(target: Target, case: Scan, script: Script, rank: int, calls: list[Detected]) -> nn.Module:
-    """The target's detector with a scripted ``forward_grounding``; each detection is appended to ``calls``."""
+    """The target's detector with a scripted ``forward_grounding``; each frame detected is appended to ``calls``."""
     model = detector(target, case)
     model.training = False  # eval() would walk through all parts, which are scripted away
     object.__setattr__(model, "forward_grounding", scripted_forward(script, rank, calls))
     return model
 
 
+def scripted_inputs(target: Target, case: Scan, visits: tuple[Visit, ...]) -> dict[Visit, dict[str, Any]]:
+    """What a caller hands over with each visit, beside the images' dictionary, which it makes anew for each call.
+
+    Callers keep one prompt object, the same text tensors and the same stages for a scan. A chunked buffer is told the
+    prompt by argument, a batched one by each frame's stage.
+    """
+    stages_of: dict[tuple[int, ...], list[Any]] = {}
+    prompts: dict[int, Any] = {}
+    texts: dict[int, Any] = {}
+    made = {}
+    for visit in visits:
+        numbers = case.numbers(visit) if is_batched(target) else ()
+        given = _another_number(visit.geometric) if is_batched(target) else visit.geometric
+        made[visit] = {
+            "find_inputs": stages_of.setdefault(numbers, stages(case.frames, case.prompts, numbers)),
+            "geometric_prompt": prompts.setdefault(given, numbered_prompt(case.prompts, given)),
+            "text": texts.setdefault(visit.text, numbered_text(case.prompts, visit.text)),
+        }
+    return made
+
+
+def _another_number(number: int) -> int:
+    return UNUSED if number != UNUSED else number_of_frame(0)
+
+
 @lru_cache(maxsize=8)
-def why_no_scripted_buffer(target: Target) -> str | None:
-    """Say why the scripted detector cannot stand in for the target's, or give None where it can.
+def first_answer(target: Target) -> Mapping[str, Any] | str:
+    """What the target's buffer answers for the only frame of a clip, with a scripted detector; in words why it cannot.
 
     A buffer that does not detect through ``self.forward_grounding`` answers without calling the stand-in.
     """
     if reason := why_no_buffer(target):
         return reason
     calls: list[Detected] = []
+    case = Scan(frames=1, world_size=1, gather=False, batch=int(is_batched(target)))
+    visit = Visit(0)
 
-    def visit_one_frame(rank: int, world_size: int) -> None:
-        model = scripted_detector(target, Scan(frames=1, world_size=1, gather=False), Script(), rank, calls)
-        buffer_of(model)(
-            backbone_out={"img_batch_all_stages": torch.zeros(1, 3, 2, 2), **numbered_text(1, 0)},
-            find_inputs=stages(1, 1),
-            geometric_prompt=numbered_prompt(1, 0),
-            frame_idx=0,
-            num_frames=1,
-            multigpu_buffer={},
-        )
+    def visit_one_frame(rank: int, world_size: int) -> dict[str, Any]:
+        model = scripted_detector(target, case, Script(), rank, calls)
+        inputs = scripted_inputs(target, case, (visit,))[visit]
+        backbone_out = {"img_batch_all_stages": torch.zeros(1, 3, 2, 2), **inputs.pop("text")}
+        return call_buffer(target, model, case, visit, {"backbone_out": backbone_out, **inputs}, {})
 
     # On a thread with a process group of its own: under torchrun, the others must not be waited for.
     ranks = Threads()
+    answer: Mapping[str, Any] = {}
     try:
-        ranks.run(visit_one_frame, 1)
+        answer = ranks.run(visit_one_frame, 1)[0].value
     except RanksFailed as failure:
         if not calls:
             return f"the buffer fails before it calls self.forward_grounding: {failure.reason}"
@@ -55,4 +84,10 @@ def why_no_scripted_buffer(target: Target) -> str | None:
         ranks.close()
     if not calls:
         return "the buffer does not detect through self.forward_grounding, so nothing can stand in for it"
-    return None
+    return answer
+
+
+def why_no_scripted_buffer(target: Target) -> str | None:
+    """Say why the scripted detector cannot stand in for the target's, or give None where it can."""
+    answer = first_answer(target)
+    return answer if isinstance(answer, str) else None

@@ -1,0 +1,222 @@
+"""The checks of the batched buffer: each fails on its seeded bugs, and right variants pass every requirement."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from fixtures.forks.batched import BUGS, VARIANTS
+from fixtures.forks.batched import upstream as like_upstream
+from reference.oracle.batches import visits_within
+from tests.judging import CHECKS, FEW, SEEDED, judge, seeded_finding
+from verify.engine.check import HAZARD, PROCESSES, REQUIREMENT, THREADS
+from verify.engine.judge import Gate
+from verify.engine.launchers import Launchers
+from verify.engine.result import FAILED, NOT_APPLICABLE, PASSED, Result
+from verify.target.naming import Target
+
+pytest_plugins = ["tests.judging"]
+PACKAGE = "fixtures.forks.batched"
+#: A batched buffer promises nothing ahead of need, and is told no prompt by argument.
+NOT_OF_BATCHES = {"test_prefetch", "test_prompt_of_each_frame"}
+#: Of what ranks send each other, where they do.
+OF_SHARING = {"test_waits_for_handles", "test_same_collectives", "test_gathering_off"}
+SCHEDULE = {name: check for name, check in CHECKS.items() if check.group == "schedule" and name not in NOT_OF_BATCHES}
+PARITY = [name for name, check in CHECKS.items() if check.group == "parity"]
+REQUIREMENTS = [name for name, check in SCHEDULE.items() if check.kind == REQUIREMENT]
+HAZARDS = [name for name, check in SCHEDULE.items() if check.kind == HAZARD]
+ON_THREADS = [bug for bug in BUGS.values() if bug.check in SCHEDULE]
+ON_PROCESSES = [bug for bug in BUGS.values() if bug.check in PARITY]
+
+#: Seeded bugs that their checks do not catch yet, and why.
+MISSED = {
+    "WrapsAround": "the scripted detector takes a frame's second row for a second prompt: the finding is an IndexError",
+    "CutChunkStays": "the limited scans that are drawn do not leave a chunk that was cut",
+    "LeavesChunksBehind": "the visits that are drawn have too few chunks to jump between",
+    "IdsBeforeNms": "object ids are looked at without NMS only",
+    "DropsBoxMasks": "the frames of a batch all have the same number of box prompts",
+    "FirstTextForAll": "the frames of a batch all have the first text",
+}
+#: Variants that a check accuses though they are right: the check, and why.
+ACCUSED = {
+    "InAnObject": ("test_eviction_order", "what a cache holds is not seen inside objects: it is taken to be empty"),
+    "AgreesWithRankZero": (
+        "test_full_precision",
+        "rank 0's number is the own rank's rounded to bfloat16, and is taken for that",
+    ),
+}
+
+
+def limited(frames: int, start: int, limit: int, reverse: bool = False, **others: Any) -> dict[str, Any]:
+    """A case of a scan under a limit, as JSON."""
+    visits = [
+        {"frame": frame, "reverse": reverse, "limit": limit, "limit_from": start}
+        for frame in visits_within(frames, start, limit, reverse)
+    ]
+    return {"frames": frames, "world_size": 1, "start": start, "reverse": reverse, "visits": visits, **others}
+
+
+def jumps(frames: Iterable[int], **others: Any) -> dict[str, Any]:
+    return {"frames": 12, "world_size": 1, "visits": [{"frame": frame} for frame in frames], **others}
+
+
+def judged(name: str, check: str, launchers: Launchers, case: Mapping[str, Any]) -> Result:
+    """Judge a fork of this package by one check in one case."""
+    gate = Gate(Target(f"{PACKAGE}:{name}"), launchers, SEEDED, case=CHECKS[check].from_json(case))
+    return gate.judge(CHECKS[check], THREADS)
+
+
+def bugs(entered: Iterable[Any]) -> list[Any]:
+    return [
+        pytest.param(
+            bug,
+            id=bug.name,
+            marks=[pytest.mark.xfail(strict=True, reason=MISSED[bug.name])] if bug.name in MISSED else [],
+        )
+        for bug in entered
+    ]
+
+
+def test_every_check_has_a_seeded_bug_that_it_catches() -> None:
+    assert {bug.check for bug in BUGS.values() if bug.name not in MISSED} == {*SCHEDULE, *PARITY}
+
+
+def test_every_seeded_bug_says_what_it_is() -> None:
+    for bug in BUGS.values():
+        assert bug.check in CHECKS, bug.name
+        assert bug.doc, bug.name
+
+
+@pytest.mark.parametrize("bug", bugs(ON_THREADS))
+def test_the_named_check_fails_for_the_stated_reason(bug, launchers: Launchers) -> None:  # type: ignore[no-untyped-def]
+    finding = seeded_finding(bug, launchers, THREADS)
+    assert re.search(bug.says, finding.message), finding.render()
+    missing = [field for field in bug.where if getattr(finding, field) is None]
+    assert not missing, finding.render()
+    text = finding.render()
+    assert re.search(r"\branks? \d", text), text
+    assert f"--target {bug.target} --only {bug.check} --launcher threads --case '" in text
+
+
+@pytest.mark.xdist_group("processes")
+@pytest.mark.parametrize("bug", bugs(ON_PROCESSES))
+def test_the_named_parity_check_fails_for_the_stated_reason(bug, launchers: Launchers) -> None:  # type: ignore[no-untyped-def]
+    finding = seeded_finding(bug, launchers, PROCESSES)
+    assert re.search(bug.says, finding.message), finding.render()
+    assert None not in (finding.rank, finding.call, finding.frame, finding.tensor), finding.render()
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [
+        ("CutChunkStays", limited(10, start=9, limit=6, reverse=True, batch=4)),
+        ("LeavesChunksBehind", jumps((0, 4, 8), batch=1)),
+    ],
+)
+def test_what_is_missed_is_caught_in_a_case_of_its_own(name: str, case: dict[str, Any], launchers: Launchers) -> None:
+    finding = judged(name, BUGS[name].check, launchers, case).finding
+    assert finding is not None
+    assert re.search(BUGS[name].says, finding.message), finding.render()
+
+
+# Variants
+
+
+def variants() -> list[Any]:
+    """Each variant with the requirements that it must pass, and each that is accused with what accuses it."""
+    made = []
+    for name in VARIANTS:
+        accused, reason = ACCUSED.get(name, ("", ""))
+        made.append(pytest.param(name, [check for check in REQUIREMENTS if check != accused], id=name))
+        if accused:
+            mark = pytest.mark.xfail(strict=True, reason=reason)
+            made.append(pytest.param(name, [accused], id=f"{name}-{accused}", marks=[mark]))
+    return made
+
+
+def _passes(result: Result, shares: bool) -> None:
+    allowed = (PASSED,) if shares or result.check not in OF_SHARING else (PASSED, NOT_APPLICABLE)
+    assert result.outcome in allowed, result.finding.render() if result.finding else result
+
+
+@pytest.mark.parametrize(("name", "checks"), variants())
+def test_requirements_pass_on_threads(name: str, checks: list[str], launchers: Launchers) -> None:
+    for check in checks:
+        if name == "WithoutObjectIds" and check == "test_object_ids":
+            continue
+        target = Target(f"{PACKAGE}:{name}")
+        if name == "WithBothBuffers":
+            subject = f"{VARIANTS[name].__module__}:{name}:batched"
+            result = Gate(replace(target, subject=subject), launchers, FEW).judge(CHECKS[check], THREADS)
+        else:
+            result = judge(target.spec, check, launchers, profile=FEW)
+        _passes(result, shares=name == "AgreesWithRankZero")
+
+
+@pytest.mark.parametrize("check", HAZARDS)
+def test_a_buffer_can_be_free_of_hazards(check: str, launchers: Launchers) -> None:
+    _passes(judge(f"{PACKAGE}:SteppedBatches", check, launchers), shares=False)
+
+
+@pytest.mark.xdist_group("processes")
+@pytest.mark.parametrize("name", ["InSmallerBatches", "SuppressesWhenRead", "AgreesWithRankZero"])
+def test_parity_passes_on_processes(name: str, launchers: Launchers) -> None:
+    for check in PARITY:
+        _passes(judge(f"{PACKAGE}:{name}", check, launchers, PROCESSES, FEW), shares=False)
+
+
+@pytest.mark.xfail(strict=True, reason="the scripted detector takes a frame's second row for a second prompt")
+def test_a_batch_may_be_filled_up_with_its_last_frame(launchers: Launchers) -> None:
+    case = {"frames": 3, "world_size": 1, "batch": 2}
+    _passes(judged("PadsTheBatch", "test_coverage", launchers, case), shares=False)
+
+
+# A stand-in for upstream
+
+
+@pytest.mark.parametrize(
+    ("check", "case", "says"),
+    [
+        ("test_limited_scan", limited(10, 0, 5, batch=4), "the answer for frame 5 is not that frame's own detection"),
+        ("test_limited_scan", limited(10, 0, 5, batch=1), "call 5, frame 5: IndexError"),
+        ("test_limit_past_the_end", limited(10, 0, 30, batch=4), "detects a frame outside the clip's 10"),
+        (
+            "test_limited_residency",
+            limited(10, 9, 5, reverse=True, batch=4),
+            "frames 8 of a chunk already left are still in the buffer",
+        ),
+        ("test_any_order_residency", jumps((0, 4, 8), batch=1), "the buffer holds more than two chunks of 1"),
+    ],
+)
+def test_a_defect_of_upstream_is_found(check: str, case: dict[str, Any], says: str, launchers: Launchers) -> None:
+    finding = judged("LikeUpstream", check, launchers, case).finding
+    assert finding is not None
+    assert re.search(says, finding.message), finding.render()
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        pytest.param(
+            name,
+            marks=[pytest.mark.xfail(strict=True, reason=MISSED["LeavesChunksBehind"])]
+            if name == "test_any_order_residency"
+            else [],
+        )
+        for name in (*like_upstream.DEFECTS, *like_upstream.HAZARDS)
+    ],
+)
+def test_defects_of_upstream_are_found_in_few_frames(check: str, launchers: Launchers) -> None:
+    result = judge(f"{PACKAGE}:LikeUpstream", check, launchers)
+    assert result.outcome == FAILED
+    assert result.finding is not None
+    assert result.finding.case["frames"] <= 12, result.finding.render()
+
+
+def test_upstream_fails_nothing_else(launchers: Launchers) -> None:
+    for check in {*SCHEDULE} - {*like_upstream.DEFECTS, *like_upstream.HAZARDS}:
+        _passes(judge(f"{PACKAGE}:LikeUpstream", check, launchers, profile=FEW), shares=False)

@@ -1,0 +1,92 @@
+"""One call of a target's buffer: the arguments that it is given, and what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+import torch
+
+from fixtures.synthetic.script import identify
+from verify.target.naming import Target
+from verify.video.detector import ANY_OTHER, FEATURE_FLAGS, buffer_of, buffer_options, is_batched
+from verify.video.scan import Scan, Visit
+
+
+def _options(target: Target, case: Scan, visit: Visit) -> dict[str, Any]:
+    """Optional arguments of a call; those that a target does not declare are passed only where it swallows others."""
+    declared = buffer_options(target)
+    asking = declared.intersection(FEATURE_FLAGS) or (set(FEATURE_FLAGS) if ANY_OTHER in declared else set())
+    options: dict[str, Any] = dict.fromkeys(sorted(asking), case.features)
+    if case.suppression is not None:
+        options |= {
+            "run_nms": True,
+            "nms_prob_thresh": case.suppression.probability,
+            "nms_iou_thresh": case.suppression.iou,
+        }
+        if case.suppression.use_iom:
+            options["nms_use_iom"] = True
+    if visit.limit is not None:
+        options |= {"max_frame_num_to_track": visit.limit, "propagate_in_video_start_frame_idx": visit.limit_from}
+    if case.batch:
+        options["batch_size"] = case.batch
+    return options
+
+
+def call_buffer(
+    target: Target,
+    model: Any,
+    case: Scan,
+    visit: Visit,
+    inputs: Mapping[str, Any],
+    kept: MutableMapping[Any, Any],
+) -> dict[str, Any]:
+    """Call the buffer for a visit, with what it ``kept`` from the calls before; gives its answer.
+
+    Args:
+        inputs: ``backbone_out``, ``find_inputs`` and ``geometric_prompt``.
+    """
+    keeps = {"grounding_cache" if is_batched(target) else "multigpu_buffer": kept}
+    returned = buffer_of(target, model)(
+        **inputs,
+        **keeps,
+        frame_idx=visit.frame,
+        num_frames=case.frames,
+        track_in_reverse=visit.reverse,
+        **_options(target, case, visit),
+    )
+    return returned[0] if isinstance(returned, tuple) else returned
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors(item, key if isinstance(key, str) else name)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item, name)
+
+
+def _detected(kept: Any) -> Iterator[int]:
+    """The frames of all scripted boxes that a buffer holds, however it is laid out."""
+    for name, values in _tensors(kept, ""):
+        if name == "pred_boxes" and values.dim() >= 3:
+            for row in values:
+                origin = identify(name, row)
+                if origin is not None:
+                    yield origin.frame
+
+
+def frames_kept(target: Target, kept: Mapping[Any, Any]) -> frozenset[int] | None:
+    """The frames whose detections a buffer holds after a call; None where that cannot be told.
+
+    A chunked buffer has them under their numbers. A batched one is looked through for scripted boxes, which tell what
+    frame they are of: how it names its chunks is its own affair.
+    """
+    if is_batched(target):
+        frames = frozenset(_detected(kept))
+        return frames if frames or not any(_tensors(kept, "")) else None
+    frames = frozenset(key for key in kept if isinstance(key, int) and not isinstance(key, bool))
+    return None if kept and not frames else frames
