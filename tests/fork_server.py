@@ -146,6 +146,11 @@ def _await(process: int, seconds: float, connection: Connection) -> int | None:
     return None
 
 
+def _search_path() -> list[str]:
+    """Where modules are looked for because the environment says so."""
+    return [path for path in dict.fromkeys(os.environ.get("PYTHONPATH", "").split(os.pathsep)) if path]
+
+
 def _become(command: _Command) -> None:
     """Make this process what ``python -m`` would start."""
     os.setpgid(0, 0)
@@ -157,10 +162,10 @@ def _become(command: _Command) -> None:
         opened = os.open(path, flags, 0o600)
         os.dup2(opened, stream)
         os.close(opened)
+    inherited = {*_search_path()}
     os.environ.clear()
     os.environ.update(command.environment)
-    sys.path[0] = os.getcwd()
-    sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in {*sys.path, ""}]
+    sys.path[:] = [os.getcwd(), *_search_path(), *(path for path in sys.path[1:] if path not in inherited)]
     sys.argv[1:] = command.arguments
 
 
