@@ -21,7 +21,7 @@ from fixtures.toy.shrink import CannotShrink
 from verify import request
 from verify.engine import report as reports
 from verify.engine.check import HAZARD, PROCESSES, Check
-from verify.engine.finding import Finding
+from verify.engine.finding import finding_of
 from verify.engine.judge import Gate, violation_of
 from verify.engine.known import Known
 from verify.engine.launchers import Launchers
@@ -138,8 +138,8 @@ def _job(options: Options[Target], config: pytest.Config) -> Torchrun | None:
         for name, value in theirs.items():
             if value != everyone[0][name]:
                 raise pytest.UsageError(
-                    f"the ranks were started with different options: rank 0 has {name} {everyone[0][name]!r}, "
-                    f"rank {rank} has {value!r}"
+                    f"the ranks were started with different options: {name} is {everyone[0][name]} on rank 0 "
+                    f"and {value} on rank {rank}"
                 )
     return job
 
@@ -346,7 +346,7 @@ def _conclude(gate: Session, measure: bool) -> reports.Report:
         f"{subject.subject_name or options.target.spec} was run under bfloat16 autocast, as its callers run it; it "
         "does not run plain."
         for subject in options.subjects
-        if measure and subject.subject_name in with_real_detector and precision_of(subject) == "bfloat16"
+        if measure and subject.subject_name in with_real_detector and precision_of(subject) is torch.bfloat16
     ]
     return reports.Report(
         named,
@@ -397,19 +397,14 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
     name = item.rpartition("::")[2].partition("[")[0]
     check = gate.options.checks.get(name)
     if check is not None:
-        violation = violation_of(failure)
-        finding = Finding(
+        finding = finding_of(
+            violation_of(failure),
             check=name,
             target=gate.options.target.spec,
             launcher="torchrun",
-            message=violation.message,
             replay=f"torchrun --nproc-per-node {os.environ['WORLD_SIZE']} -m pytest verify "
             f"{(gate.judging or gate.options.target).options()} --only {name}",
             world_size=int(os.environ["WORLD_SIZE"]),
-            rank=violation.rank,
-            call=violation.call,
-            frame=violation.frame,
-            details=violation.details,
         )
         subject = gate.judging.subject_name if gate.judging else ""
         gate.parts.append(Result(name, check.group, check.kind, FAILED, finding=finding, subject=subject))

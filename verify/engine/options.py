@@ -55,17 +55,18 @@ class Options(Generic[Verified]):
         return sum(launcher in self.launchers for launcher in check.launchers)
 
     def fingerprint(self) -> dict[str, str]:
-        """What ranks of one job must agree on, in words."""
+        """What ranks of one job must agree on: by the option that says it, in words."""
         return {
-            "target": self.target.options(),
-            "checks": ",".join(self.checks),
-            "launchers": ",".join(self.launchers),
-            "profile": self.profile.name,
-            "backend": self.backend,
-            "known": repr(self.known),
-            "case": json.dumps(self.case.as_json()) if self.case else "",
-            "subjects": ",".join(subject.options() for subject in self.subjects),
-            "counts": repr(self.counts),
+            "--target": self.target.options(),
+            "--only": ",".join(self.checks),
+            "--launcher": ",".join(self.launchers),
+            "--profile": self.profile.name,
+            "--backend": self.backend,
+            "--known": "; ".join(map(str, self.known)) or "none",
+            "--case": json.dumps(self.case.as_json()) if self.case else "none",
+            "--subject": ", ".join(subject.options() for subject in self.subjects),
+            "--hazards": "fail" if self.counts.hazards else "report",
+            "--inherited": "fail" if self.counts.inherited else "report",
         }
 
 
