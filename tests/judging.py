@@ -65,6 +65,18 @@ def assert_caught(result: Result, says: str) -> Finding:
     return result.finding
 
 
+def assert_as_stated(bug: Bug, finding: Finding) -> None:
+    """See that a finding on threads says what is stated of a seeded bug, where it is, and how to run it again."""
+    text = finding.render()
+    assert re.search(bug.says, finding.message), text
+    missing = [field for field in bug.where if getattr(finding, field) is None]
+    assert not missing, text
+    assert finding.world_size is not None
+    assert re.search(r"\branks? \d", text), text
+    assert f"--target {bug.target} --only {bug.check} --launcher threads --case '" in text
+    assert text.startswith(f"{bug.check}: ")
+
+
 def seeded_finding(bug: Bug, launchers: Launchers, launcher: str) -> Finding:
     """Judge a seeded bug by the check that it names, and give the finding; the finding's own case must fail again."""
     check = CHECKS[bug.check]

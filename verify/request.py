@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ def add_options(parser: Any) -> None:
     engine_options.add_options(parser)
 
 
+@cache
 def upstream_failures() -> tuple[KnownFile, ...]:
     """The files of known failures that are kept for upstream's releases."""
     return tuple(read(path, registered()) for path in sorted(KNOWN.glob("*.toml")))

@@ -12,7 +12,7 @@ import pytest
 from fixtures.forks.batched import BUGS, VARIANTS
 from fixtures.forks.batched import upstream as like_upstream
 from reference.oracle.batches import visits_within
-from tests.judging import CHECKS, FEW, SEEDED, judge, seeded_finding
+from tests.judging import CHECKS, FEW, SEEDED, assert_as_stated, judge, seeded_finding
 from verify.engine.check import HAZARD, PROCESSES, REQUIREMENT, THREADS
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
@@ -92,13 +92,7 @@ def test_every_seeded_bug_says_what_it_is() -> None:
 
 @pytest.mark.parametrize("bug", bugs(ON_THREADS))
 def test_the_named_check_fails_for_the_stated_reason(bug, launchers: Launchers) -> None:  # type: ignore[no-untyped-def]
-    finding = seeded_finding(bug, launchers, THREADS)
-    assert re.search(bug.says, finding.message), finding.render()
-    missing = [field for field in bug.where if getattr(finding, field) is None]
-    assert not missing, finding.render()
-    text = finding.render()
-    assert re.search(r"\branks? \d", text), text
-    assert f"--target {bug.target} --only {bug.check} --launcher threads --case '" in text
+    assert_as_stated(bug, seeded_finding(bug, launchers, THREADS))
 
 
 @pytest.mark.xdist_group("processes")

@@ -8,7 +8,7 @@ import pytest
 
 from fixtures.forks.batched import BUGS as BATCHED
 from fixtures.forks.buffer.bugs import BUGS
-from tests.judging import CHECKS, FEW, judge, seeded_finding
+from tests.judging import CHECKS, FEW, assert_as_stated, judge, seeded_finding
 from verify.engine.check import HAZARD, THREADS
 from verify.engine.launchers import Launchers
 from verify.engine.result import FAILED, PASSED
@@ -30,15 +30,7 @@ def test_every_seeded_bug_names_a_check_and_says_what_it_is() -> None:
 
 @pytest.mark.parametrize("bug", SEEDED_HERE, ids=lambda bug: bug.name)
 def test_the_named_check_fails_for_the_stated_reason(bug, launchers: Launchers) -> None:  # type: ignore[no-untyped-def]
-    finding = seeded_finding(bug, launchers, THREADS)
-    assert re.search(bug.says, finding.message), finding.render()
-    missing = [field for field in bug.where if getattr(finding, field) is None]
-    assert not missing, finding.render()
-    assert finding.world_size is not None
-    text = finding.render()
-    assert re.search(r"\branks? \d", text), text
-    assert f"--target {bug.target} --only {bug.check} --launcher threads --case '" in text
-    assert text.startswith(f"{bug.check}: ")
+    assert_as_stated(bug, seeded_finding(bug, launchers, THREADS))
 
 
 #: sam3 knows no limit of a scan, so it cannot go on past one wrongly; and no batches.

@@ -1,4 +1,4 @@
-"""Run the corrected implementation on the sam3 that is found first on the path: ``python on_checkout.py FOLDER``.
+"""Run the corrected implementation on a checkout's sam3: ``python -m tests.recipe.on_checkout FOLDER``.
 
 What it finds wrong it raises.
 """
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":  # before anything imports sam3
-    sys.path[:0] = [sys.argv[1], str(Path(__file__).parents[2])]
+    sys.path.insert(0, sys.argv[1])
 
 import logging
 from typing import Any

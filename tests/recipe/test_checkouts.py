@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from tests.commands import run
 
 FOLDERS = [folder for folder in os.environ.get("SAM3_CHECKOUTS", "").split(os.pathsep) if folder]
 
@@ -16,8 +15,5 @@ FOLDERS = [folder for folder in os.environ.get("SAM3_CHECKOUTS", "").split(os.pa
 def test_it_trains_and_runs_on_a_checkout(folder: str | None) -> None:
     if folder is None:
         pytest.skip("SAM3_CHECKOUTS names no folder with a package sam3")
-    script = Path(__file__).with_name("on_checkout.py")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", script, folder], capture_output=True, text=True, check=False, timeout=280
-    )
-    assert done.returncode == 0, done.stderr
+    done = run("tests.recipe.on_checkout", folder, PYTHONWARNINGS="ignore")
+    assert done.status == 0, done.err

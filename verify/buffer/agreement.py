@@ -27,7 +27,7 @@ def describe_scripted(tensor: str, values: Any) -> str:
     return f"{origin} ({describe_tensor(values)})" if origin else describe_tensor(values)
 
 
-def frames_around(case: Scan, rank: RankSeen, number: int) -> Table:
+def _frames_around(case: Scan, rank: RankSeen, number: int) -> Table:
     """A table of the calls around call ``number`` of a rank: who was expected and what came."""
     rows: list[list[object]] = [["call", "frame", "delivered", "detected", "in the buffer after"]]
     for call in rank.calls[max(0, number - 2) : number + 3]:
@@ -37,6 +37,29 @@ def frames_around(case: Scan, rank: RankSeen, number: int) -> Table:
         detected = ", ".join(str(detected.frame) for detected in call.detected) or "-"
         rows.append([f"{mark}{call.number}", call.visit.frame, delivered, detected, frame_set(call.resident)])
     return rows
+
+
+def violation_at(
+    rank: RankSeen,
+    call: Call,
+    message: str,
+    *,
+    tensor: str | None = None,
+    expected: object = None,
+    got: object = None,
+    case: Scan | None = None,
+) -> Violation:
+    """A violation in a call of the buffer on a rank; with a ``case``, the calls around it are shown."""
+    return Violation(
+        message,
+        rank=rank.rank,
+        call=call.number,
+        frame=call.visit.frame,
+        tensor=tensor,
+        expected=expected,
+        got=got,
+        table=_frames_around(case, rank, call.number) if case else (),
+    )
 
 
 def frame_set(frames: frozenset[int] | None) -> str:
@@ -68,17 +91,16 @@ def assert_own_detections(seen: Seen, tensors: Sequence[str] = DETECTIONS) -> No
                 if isinstance(got, torch.Tensor) and _right(case, call, rank, tensor, got):
                     continue
                 missing = not isinstance(got, torch.Tensor)
-                raise Violation(
+                raise violation_at(
+                    rank,
+                    call,
                     f"the answer has no {tensor}"
                     if missing
                     else f"the answer for frame {call.visit.frame} is not that frame's own detection",
-                    rank=rank.rank,
-                    call=call.number,
-                    frame=call.visit.frame,
                     tensor=tensor,
                     expected=describe_scripted(tensor, expected[tensor]),
                     got="keys " + ", ".join(sorted(call.answer)) if missing else describe_scripted(tensor, got),
-                    table=frames_around(case, rank, call.number),
+                    case=case,
                 )
 
 
@@ -92,14 +114,13 @@ def assert_inside_clip(seen: Seen) -> None:
         ):
             outside = {frame for frame in frames if not 0 <= frame < case.frames}
             if outside:
-                raise Violation(
+                raise violation_at(
+                    rank,
+                    call,
                     f"the buffer {what} a frame outside the clip's {case.frames}",
-                    rank=rank.rank,
-                    call=call.number,
-                    frame=call.visit.frame,
                     expected=f"frames 0 to {case.frames - 1}",
                     got=frame_set(frozenset(outside)),
-                    table=frames_around(case, rank, call.number),
+                    case=case,
                 )
 
 
@@ -111,15 +132,14 @@ def assert_same_tensor(
     if identical:
         return
     shapes = isinstance(got, torch.Tensor) and got.shape == expected.shape
-    raise Violation(
+    raise violation_at(
+        rank,
+        call,
         message,
-        rank=rank.rank,
-        call=call.number,
-        frame=call.visit.frame,
         tensor=tensor,
         expected=describe_tensor(expected),
         got=describe_tensor(got) + (f"; {describe_difference(expected, got)}" if shapes else ""),
-        table=frames_around(case, rank, call.number) if case else (),
+        case=case,
     )
 
 
@@ -133,11 +153,10 @@ def assert_near(
     alike = isinstance(got, torch.Tensor) and (got.dtype, got.shape) == (expected.dtype, expected.shape)
     if alike and distance(expected, got) <= allowed:
         return
-    raise Violation(
+    raise violation_at(
+        rank,
+        call,
         message,
-        rank=rank.rank,
-        call=call.number,
-        frame=call.visit.frame,
         tensor=tensor,
         expected=f"{describe_tensor(expected)}, within {allowed:.3g}",
         got=describe_tensor(got) + (f"; {describe_difference(expected, got)}" if alike else ""),
@@ -163,17 +182,16 @@ def assert_features(
         return
     level = next(level for level in allowed[0] if not _same_features(allowed[0], got, level))
     found = got.get(level)
-    raise Violation(
+    raise violation_at(
+        rank,
+        call,
         f"{neck} features of level {level[-1]} are not the frame's own"
         if found is not None
         else f"the answer has no {neck} features of level {level[-1]}",
-        rank=rank.rank,
-        call=call.number,
-        frame=call.visit.frame,
         tensor=f"{neck}_backbone_{level}",
         expected=describe_tensor(allowed[0][level].to(torch.bfloat16)),
         got=describe_tensor(found) if found is not None else "keys " + ", ".join(sorted(call.answer)),
-        table=frames_around(case, rank, call.number) if case else (),
+        case=case,
     )
 
 
@@ -186,11 +204,10 @@ def assert_position_encoding(call: Call, rank: RankSeen, neck: str, expected: Se
         for level, right in zip(levels, expected, strict=True)
     )
     if not equal:
-        raise Violation(
+        raise violation_at(
+            rank,
+            call,
             f"the {neck}'s position encoding is missing or not the detector's",
-            rank=rank.rank,
-            call=call.number,
-            frame=call.visit.frame,
             tensor=f"{neck}_backbone_pos_enc",
             expected="; ".join(describe_tensor(level) for level in expected),
             got="; ".join(describe_tensor(level) for level in levels),
@@ -207,11 +224,10 @@ def chunk_numbers(frames: Iterable[int], case: Scan) -> set[int]:
 
 def resident_frames(rank: RankSeen, call: Call) -> frozenset[int]:
     if call.resident is None:
-        raise Violation(
+        raise violation_at(
+            rank,
+            call,
             "the buffer holds no frame under its number, and no boxes, so what it keeps cannot be told",
-            rank=rank.rank,
-            call=call.number,
-            frame=call.visit.frame,
             expected="integer keys, one a frame",
         )
     return call.resident

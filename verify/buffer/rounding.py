@@ -14,7 +14,7 @@ import torch
 
 from verify.target.naming import Target
 from verify.tensors.tolerance import distance
-from verify.video.real import PRECISIONS, precision_of, single_process
+from verify.video.real import precision_of, single_process
 from verify.video.scan import Scan
 
 #: How many times as far off as the furthest of the perturbed runs a batch may lie.
@@ -36,7 +36,7 @@ def rounding_of_batches(target: Target, case: Scan, alone: Frames) -> dict[str, 
         alone: each frame's tensors, detected alone (``single_process``), without NMS.
     """
     allowed = dict.fromkeys(alone[0], 0.0)
-    step = torch.finfo(PRECISIONS[precision_of(target)].dtype).eps
+    step = torch.finfo(precision_of(target)).eps
     for run in _perturbed_runs(target, case):
         for right, moved in zip(alone, run, strict=True):
             for name, values in right.items():

@@ -14,8 +14,8 @@ from verify.buffer.agreement import (
     assert_same_tensor,
     chunk_numbers,
     frame_set,
-    frames_around,
     resident_frames,
+    violation_at,
 )
 from verify.buffer.case import full_scans, scans_without_nms
 from verify.buffer.group import schedule_check
@@ -68,14 +68,13 @@ def test_share_of_work(case: Scan, observe: Observe, target: Target) -> None:
         wrong = next((i for i, pair in enumerate(zip(promised, frames, strict=False)) if pair[0] != pair[1]), None)
         at = wrong if wrong is not None else min(len(promised), len(frames))
         call = made[at][0] if at < len(made) else rank.calls[-1]
-        raise Violation(
+        raise violation_at(
+            rank,
+            call,
             f"the rank detects other frames than its share of the {len(begins)} chunks",
-            rank=rank.rank,
-            call=call.number,
-            frame=call.visit.frame,
             expected="frames " + (", ".join(map(str, promised)) or "none"),
             got="frames " + (", ".join(map(str, frames)) or "none"),
-            table=frames_around(case, rank, call.number),
+            case=case,
         )
 
 
@@ -91,16 +90,15 @@ def _assert_detected_once(seen: Seen) -> None:
             others = [frame for frame in frames if frame not in wanted]
             before.update(frames)
             if again or others:
-                raise Violation(
+                raise violation_at(
+                    rank,
+                    call,
                     f"frame {again[0]} is detected a second time in the scan"
                     if again
                     else f"frame {others[0]} is detected, which is in no chunk of {case.batch} that the scan visits",
-                    rank=rank.rank,
-                    call=call.number,
-                    frame=call.visit.frame,
                     expected="each of frames " + frame_set(frozenset(wanted)) + " once",
                     got="frames " + ", ".join(map(str, frames)),
-                    table=frames_around(case, rank, call.number),
+                    case=case,
                 )
 
 
@@ -115,14 +113,13 @@ def test_residency(case: Scan, observe: Observe, target: Target) -> None:
         allowed = 1 if call.number == len(case.calls()) - 1 else 2
         resident = resident_frames(rank, call)
         if len(chunk_numbers(resident, case)) > allowed:
-            raise Violation(
+            raise violation_at(
+                rank,
+                call,
                 f"the buffer holds more than {allowed} chunk{'s' * (allowed > 1)} of {case.chunk_size} after the call",
-                rank=rank.rank,
-                call=call.number,
-                frame=call.visit.frame,
                 expected="frames " + frame_set(case.steps()[call.number].resident),
                 got="frames " + frame_set(resident),
-                table=frames_around(case, rank, call.number),
+                case=case,
             )
         if call.held:
             raise Violation(
@@ -155,7 +152,9 @@ def test_eviction_order(case: Scan, observe: Observe, target: Target) -> None:
         left = {frame for earlier in steps[: call.number] for frame in earlier.chunk} - set(step.chunk)
         stale = resident & left
         if lost or stale:
-            raise Violation(
+            raise violation_at(
+                rank,
+                call,
                 (
                     f"frames {frame_set(frozenset(waiting))} left the buffer before they were delivered"
                     if waiting
@@ -163,12 +162,9 @@ def test_eviction_order(case: Scan, observe: Observe, target: Target) -> None:
                 )
                 if lost
                 else f"frames {frame_set(frozenset(stale))} of a chunk already left are still in the buffer",
-                rank=rank.rank,
-                call=call.number,
-                frame=call.visit.frame,
                 expected="frames " + frame_set(step.resident),
                 got="frames " + frame_set(resident),
-                table=frames_around(case, rank, call.number),
+                case=case,
             )
 
 
@@ -192,16 +188,15 @@ def test_prefetch(case: Scan, observe: Observe, target: Target) -> None:
         passed = {frame for earlier in steps[: call.number + 1] for frame in earlier.chunk}
         beyond = resident - passed - set(step.prefetched)
         if missing or beyond:
-            raise Violation(
+            raise violation_at(
+                rank,
+                call,
                 f"frames {frame_set(frozenset(missing))} of the next chunk are not in the buffer"
                 if missing
                 else f"frames {frame_set(frozenset(beyond))} are in the buffer, beyond the next chunk",
-                rank=rank.rank,
-                call=call.number,
-                frame=call.visit.frame,
                 expected="frames " + frame_set(step.resident),
                 got="frames " + frame_set(resident),
-                table=frames_around(case, rank, call.number),
+                case=case,
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from reference.oracle import schedule
-from verify.buffer.agreement import all_calls, assert_own_detections, frame_set, frames_around, violation_by_collective
+from verify.buffer.agreement import all_calls, assert_own_detections, frame_set, violation_at, violation_by_collective
 from verify.buffer.case import (
     any_scans,
     asynchronous_scans,
@@ -16,7 +16,6 @@ from verify.buffer.case import (
 from verify.buffer.group import schedule_check
 from verify.buffer.observation import Observe, script_of, why_nothing_is_shared
 from verify.engine.check import THREADS
-from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.tensors.describe import describe_tensor
 from verify.video.scan import Scan
@@ -37,16 +36,15 @@ def test_waits_for_handles(case: Scan, observe: Observe, target: Target) -> bool
             low = values.dtype in (torch.int32, torch.int64) and (values == torch.iinfo(values.dtype).min).any()
             if low or (values.is_floating_point() and torch.isnan(values).any()):
                 unwaited = [collective for collective in rank.collectives if not collective.waited]
-                raise Violation(
+                raise violation_at(
+                    rank,
+                    call,
                     f"{tensor} was read before the handle of its gather was waited on",
-                    rank=rank.rank,
-                    call=call.number,
-                    frame=call.visit.frame,
                     tensor=tensor,
                     expected="wait() on the handle of every gather that the answer comes from",
                     got=describe_tensor(values)
                     + (f"; never waited on: {unwaited[0].describe()}" if unwaited else "; waited on only later"),
-                    table=frames_around(case, rank, call.number),
+                    case=case,
                 )
     for rank in seen.ranks:
         for number, collective in enumerate(rank.collectives):
@@ -129,14 +127,13 @@ def test_global_rank(case: Scan, observe: Observe, target: Target) -> None:
         for call in rank.calls:
             for detected in call.detected:
                 if detected.frame not in share:
-                    raise Violation(
+                    raise violation_at(
+                        rank,
+                        call,
                         f"the rank detects frame {detected.frame}, which is not in its share",
-                        rank=rank.rank,
-                        call=call.number,
-                        frame=call.visit.frame,
                         expected="frames " + frame_set(frozenset(share)),
                         got=f"frame {detected.frame}; local rank {rank.rank % (case.ranks_per_node or 1)}",
-                        table=frames_around(case, rank, call.number),
+                        case=case,
                     )
 
 

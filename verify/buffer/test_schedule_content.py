@@ -12,14 +12,13 @@ from verify.buffer.agreement import (
     assert_own_detections,
     assert_position_encoding,
     assert_same_tensor,
-    frames_around,
     ranks_own_first,
+    violation_at,
 )
 from verify.buffer.case import scans_with_nms, scans_with_tracker, scans_without_nms, scans_without_tracker, why_no_nms
 from verify.buffer.group import schedule_check
 from verify.buffer.observation import Observe, expected_answer, kept_by_nms, script_of
 from verify.engine.check import HAZARD
-from verify.engine.finding import Violation
 from verify.target.models import construction
 from verify.target.naming import Target
 from verify.tensors.describe import describe_tensor
@@ -55,11 +54,10 @@ def test_full_precision(case: Scan, observe: Observe, target: Target) -> None:
             if not isinstance(got, torch.Tensor) or got.shape != right[tensor].shape:
                 continue  # a missing tensor is test_coverage's to report
             if got.dtype != right[tensor].dtype:
-                raise Violation(
+                raise violation_at(
+                    rank,
+                    call,
                     f"{tensor} arrives as {got.dtype}, the detector computes {right[tensor].dtype}",
-                    rank=rank.rank,
-                    call=call.number,
-                    frame=call.visit.frame,
                     tensor=tensor,
                     expected=describe_tensor(right[tensor]),
                     got=describe_tensor(got),
@@ -91,16 +89,15 @@ def test_nms_suppression(case: Scan, observe: Observe, target: Target) -> None:
         survives = got.squeeze(-1) > -1e3
         if not torch.equal(survives, kept):
             prompt, query = (int(number) for number in (survives != kept).nonzero()[0])
-            raise Violation(
+            raise violation_at(
+                rank,
+                call,
                 f"NMS {'keeps' if survives[prompt, query] else 'suppresses'} query {query} of prompt {prompt}, "
                 f"which a single-process NMS {'suppresses' if survives[prompt, query] else 'keeps'}",
-                rank=rank.rank,
-                call=call.number,
-                frame=call.visit.frame,
                 tensor="pred_logits",
                 expected=f"kept, a row a prompt: {kept.int().tolist()}",
                 got=f"kept, a row a prompt: {survives.int().tolist()}",
-                table=frames_around(case, rank, call.number),
+                case=case,
             )
         if not torch.equal(got[kept], logits[kept]):
             assert_same_tensor(
@@ -146,15 +143,14 @@ def test_object_ids(case: Scan, observe: Observe, target: Target) -> None:
         right = torch.where(logits > threshold, numbers, -1)
         got = call.answer.get(OBJECT_IDS)
         if not isinstance(got, torch.Tensor) or not torch.equal(got.long(), right):
-            raise Violation(
+            raise violation_at(
+                rank,
+                call,
                 f"the object ids of frame {call.visit.frame} are not its own",
-                rank=rank.rank,
-                call=call.number,
-                frame=call.visit.frame,
                 tensor=OBJECT_IDS,
                 expected=right.tolist(),
                 got=got.tolist() if isinstance(got, torch.Tensor) else "keys " + ", ".join(sorted(call.answer)),
-                table=frames_around(case, rank, call.number),
+                case=case,
             )
 
 
@@ -172,15 +168,14 @@ def test_rows_of_answers(case: Scan, observe: Observe, target: Target) -> None:
     for rank, call in all_calls(observe(case)):
         for key, values in call.answer.items():
             if isinstance(values, torch.Tensor) and values.numel() == 0:
-                raise Violation(
+                raise violation_at(
+                    rank,
+                    call,
                     f"{key} in the answer for frame {call.visit.frame} has no elements",
-                    rank=rank.rank,
-                    call=call.number,
-                    frame=call.visit.frame,
                     tensor=key,
                     expected="the frame's own part of the batch",
                     got=describe_tensor(values),
-                    table=frames_around(case, rank, call.number),
+                    case=case,
                 )
 
 
@@ -200,22 +195,20 @@ def test_features_on_request(case: Scan, observe: Observe, target: Target) -> No
     """
     for rank, call in all_calls(observe(replace(case, features=False))):
         if unasked := [key for key in call.answer if any(features_of({key: None}, neck) for neck in necks_of(target))]:
-            raise Violation(
+            raise violation_at(
+                rank,
+                call,
                 "the answer holds tracker features that the call did not ask for",
-                rank=rank.rank,
-                call=call.number,
-                frame=call.visit.frame,
                 tensor=unasked[0],
                 expected="none: return_sam2_backbone_feats=False",
                 got=", ".join(unasked),
             )
     for rank, call in all_calls(observe(case)):
         if not features_of(call.answer):
-            raise Violation(
+            raise violation_at(
+                rank,
+                call,
                 "the answer lacks the tracker features that the call asked for",
-                rank=rank.rank,
-                call=call.number,
-                frame=call.visit.frame,
                 expected="three levels and their position encoding",
                 got="keys " + ", ".join(sorted(call.answer)),
             )

@@ -8,8 +8,8 @@ from verify.buffer.agreement import (
     assert_own_detections,
     chunk_numbers,
     frame_set,
-    frames_around,
     resident_frames,
+    violation_at,
 )
 from verify.buffer.case import (
     limited_scans,
@@ -21,7 +21,6 @@ from verify.buffer.case import (
 from verify.buffer.group import schedule_check
 from verify.buffer.observation import Observe
 from verify.engine.check import HAZARD
-from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.video.detector import ANY_OTHER, buffer_options, is_batched
 from verify.video.scan import Scan
@@ -47,14 +46,13 @@ def test_any_order_residency(case: Scan, observe: Observe, target: Target) -> No
     for rank, call in all_calls(observe(case)):
         resident = resident_frames(rank, call)
         if len(chunk_numbers(resident, case)) > 2:
-            raise Violation(
+            raise violation_at(
+                rank,
+                call,
                 f"the buffer holds more than two chunks of {case.chunk_size} after the call",
-                rank=rank.rank,
-                call=call.number,
-                frame=call.visit.frame,
                 expected=f"at most two chunks, that of frame {call.visit.frame} among them",
                 got="frames " + frame_set(resident),
-                table=frames_around(case, rank, call.number),
+                case=case,
             )
 
 
@@ -102,14 +100,13 @@ def test_limited_residency(case: Scan, observe: Observe, target: Target) -> None
         left -= chunk_numbers([call.visit.frame], case)
         stale = frozenset(frame for frame in resident if chunk_numbers([frame], case) <= left)
         if stale:
-            raise Violation(
+            raise violation_at(
+                rank,
+                call,
                 f"frames {frame_set(stale)} of a chunk already left are still in the buffer",
-                rank=rank.rank,
-                call=call.number,
-                frame=call.visit.frame,
                 expected=f"none but of the chunk of frame {call.visit.frame}, and of the next",
                 got="frames " + frame_set(resident),
-                table=frames_around(case, rank, call.number),
+                case=case,
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from functools import lru_cache
 
 import torch
@@ -18,6 +18,7 @@ from verify.clips.case import Training
 from verify.clips.run import model_of
 from verify.target.models import construction
 from verify.target.naming import Target
+from verify.tensors.precision import computing_in
 
 
 def _refused(model: nn.Module) -> str | None:
@@ -40,10 +41,9 @@ def _refusal(rank: int, world_size: int, target: Target) -> str | None:
     """How the forward refuses two frames, without gradients, and in the precision that it runs in."""
     with sam3_on_cpu(), torch.no_grad():
         model = model_of(target, Training(frames=1))
-        device = next(model.parameters()).device.type
         # SAM 3.1's layers run under autocast alone (https://github.com/facebookresearch/sam3/issues/507).
-        for precision in (nullcontext(), torch.autocast(device, torch.bfloat16)):
-            with suppress(Exception), precision:
+        for precision in (torch.float32, torch.bfloat16):
+            with suppress(Exception), computing_in(precision):
                 return _refused(model)
     return None
 

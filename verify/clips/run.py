@@ -6,7 +6,6 @@ Whatever the target raises comes out as a ``Violation`` that names the frame and
 from __future__ import annotations
 
 import copy
-import os
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +17,7 @@ from fixtures.ranks import progress
 from reference.oracle.training import CORE_LOSS, one_frame, one_frame_model
 from verify.clips.case import Training
 from verify.engine.finding import Violation
+from verify.engine.raised import frames_outside_torch
 from verify.target.loading import load
 from verify.target.models import construction
 from verify.target.naming import Target
@@ -66,11 +66,10 @@ def _frame_of(error: BaseException, batch: Any) -> int | None:
 
 
 def _stack(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = frames_outside_torch(error)
     while frames and frames[0].filename == __file__:
         del frames[0]
-    inner = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame.filename][-_STACK_FRAMES:]
-    return "".join(traceback.format_list(inner)) + "".join(traceback.format_exception_only(error))
+    return "".join(traceback.format_list(frames[-_STACK_FRAMES:])) + "".join(traceback.format_exception_only(error))
 
 
 def failed(what: str, error: Exception, batch: Any, frame: int | None = None) -> Violation:

@@ -109,6 +109,36 @@ class Finding:
         return "\n".join(lines)
 
 
+def finding_of(
+    violation: Violation,
+    *,
+    check: str,
+    target: str,
+    launcher: str,
+    replay: str,
+    world_size: int | None = None,
+    case: Mapping[str, Any] | None = None,
+) -> Finding:
+    """Make a finding of a violation; what it does not say itself is given, as in ``Finding``."""
+    return Finding(
+        check=check,
+        target=target,
+        launcher=launcher,
+        message=violation.message,
+        replay=replay,
+        world_size=world_size,
+        rank=violation.rank,
+        call=violation.call,
+        frame=violation.frame,
+        tensor=violation.tensor,
+        expected=violation.expected,
+        got=violation.got,
+        table=violation.table,
+        case=case or {},
+        details=violation.details,
+    )
+
+
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

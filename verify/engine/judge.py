@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 import zlib
@@ -18,10 +17,11 @@ from hypothesis.errors import Flaky, Unsatisfiable
 
 from fixtures.ranks import RanksFailed
 from verify.engine.check import THREADS, Case, Check, Target
-from verify.engine.finding import Finding, NotCovered, Violation, call_in, replay_command
+from verify.engine.finding import Finding, NotCovered, Violation, call_in, finding_of, replay_command
 from verify.engine.known import Known
 from verify.engine.launchers import PROCESS_WORLD_SIZES, THREAD_WORLD_SIZES, Launchers
 from verify.engine.profile import PROFILES, Profile
+from verify.engine.raised import frames_outside_torch
 from verify.engine.result import (
     BLOCKED,
     FAILED,
@@ -99,22 +99,15 @@ class Gate:
         try:
             return self._judge(check, launcher)
         except Exception as error:  # whatever the target did, it ends as a finding
-            violation = violation_of_error(error)
-            return Result(
-                check.name,
-                check.group,
-                check.kind,
-                FAILED,
-                seconds=round(time.monotonic() - started, 3),
-                finding=Finding(
-                    check=check.name,
-                    target=self.target.spec,
-                    launcher=launcher,
-                    message=violation.message,
-                    replay=replay_command(self.target.options(), check.name, launcher),
-                    details=violation.details,
-                ),
+            finding = finding_of(
+                violation_of_error(error),
+                check=check.name,
+                target=self.target.spec,
+                launcher=launcher,
+                replay=replay_command(self.target.options(), check.name, launcher),
             )
+            seconds = round(time.monotonic() - started, 3)
+            return Result(check.name, check.group, check.kind, FAILED, seconds=seconds, finding=finding)
 
     def _judge(self, check: Check, launcher: str) -> Result:
         started = time.monotonic()
@@ -272,23 +265,14 @@ class _Trial:
         case, gate = self._violating, self.gate
         assert case is not None
         ranks = gate.launchers.get(self.launcher)
-        options = gate.target.options()
-        return Finding(
+        return finding_of(
+            violation,
             check=self.check.name,
             target=gate.target.spec,
             launcher=ranks.name,
-            message=violation.message,
-            replay=replay_command(options, self.check.name, self.launcher, case.as_json()),
+            replay=replay_command(gate.target.options(), self.check.name, self.launcher, case.as_json()),
             world_size=case.world_size,
-            rank=violation.rank,
-            call=violation.call,
-            frame=violation.frame,
-            tensor=violation.tensor,
-            expected=violation.expected,
-            got=violation.got,
-            table=violation.table,
             case=case.as_json(),
-            details=violation.details,
         )
 
 
@@ -300,7 +284,7 @@ _GATE = Path(__file__).parents[1]
 def violation_of_error(error: BaseException) -> Violation:
     """Say of an exception that came out of an observation or a comparison where it was raised, and by whose code."""
     frames = traceback.extract_tb(error.__traceback__)
-    inner = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame.filename]
+    inner = frames_outside_torch(error)
     place = inner[-1] if inner else None
     own = place is None or Path(place.filename).is_relative_to(_GATE)
     whose = "the gate itself failed, which is a defect of the gate, with" if own else "the target's code raised"

@@ -50,7 +50,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _commit(target: Target) -> str | None:
+def _commit() -> str | None:
     """The commit of a checkout, with a word on changes since; None where sam3 lies in no repository."""
     folder = package_folder()
     tracked = _git(folder, "ls-files", "--error-unmatch", "__init__.py")
@@ -67,7 +67,7 @@ def identity(target: Target) -> dict[str, Any]:
         "spec": target.spec,
         "builder": target.builder,
         "origin": str(load(target).origin),
-        "sam3": {"version": _version(), "commit": _commit(target), "folder": str(package_folder())},
+        "sam3": {"version": _version(), "commit": _commit(), "folder": str(package_folder())},
         "subjects": [subject.name for subject in subjects_of(target)],
     }
 

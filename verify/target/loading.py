@@ -102,6 +102,12 @@ def _symbol(spec: str, option: str) -> Any:
         raise TargetError(f"{option} {spec}: module {module_name} ({module.__file__}) has no {name}") from None
 
 
+def _of_package(spec: str, what: str, within: Path | None) -> Any:
+    """What sam3 has as ``module:name``; None where the module imports and has no such name."""
+    module, _, name = spec.partition(":")
+    return getattr(_import(module, what, within), name, None)
+
+
 def checkout_folder(spec: str, option: str) -> Path:
     """Give the folder to import ``sam3`` from, where ``option`` names the path of a checkout."""
     path = Path(spec).expanduser().resolve()
@@ -141,9 +147,7 @@ def _detector(target: Target, within: Path | None) -> type[nn.Module] | None:
     if spec in OURS:
         return _symbol(OURS[spec].detector, "--target")
     if spec == "sam3" or within:
-        module, name = DETECTOR.split(":")
-        what = f"--target {spec}: the checkout's sam3" if within else "sam3"
-        return getattr(_import(module, what, within), name, None)
+        return _of_package(DETECTOR, f"--target {spec}: the checkout's sam3" if within else "sam3", within)
     if ":" not in spec:
         raise TargetError(
             f"--target {spec}: unknown target; name sam3, reference, posted, package.module:Class, or the path of a "
@@ -177,8 +181,7 @@ def _package_builder(detector: type[nn.Module], what: str, within: Path | None) 
     detector, which sam3's builders make with weights of a whole tracker around it, is put together of its parts.
     """
     _import("sam3.model_builder", what, within)
-    module, name = DETECTOR.split(":")
-    main = getattr(_import(module, what, within), name, None)
+    main = _of_package(DETECTOR, what, within)
     if main is not None and issubclass(detector, main):
         return assemble(detector)
     for base in detector.__mro__:
@@ -208,8 +211,7 @@ def load(target: Target) -> Loaded:
     if target.builder or ours:
         builder = _callable(target.builder or OURS[spec].builder, "--builder")
     elif spec == "sam3" or within:
-        module, name = BUILDER.split(":")
-        builder = getattr(_import(module, f"--target {spec}", within), name, None)
+        builder = _of_package(BUILDER, f"--target {spec}", within)
     own_builder = builder is not None
     subject = target.subject.rpartition(":")[0] if target.subject else None
     if subject is not None and detector is not None and subject != f"{detector.__module__}:{detector.__qualname__}":
@@ -220,9 +222,7 @@ def load(target: Target) -> Loaded:
             raise TargetError(
                 f"--target {spec}: has neither {DETECTOR} nor {BUILDER}; name its class or --builder instead"
             )
-        builder = (
-            assemble(detector) if spec == "sam3" or within else _package_builder(detector, f"--target {spec}", within)
-        )
+        builder = _package_builder(detector, f"--target {spec}", within)
     loss = target.loss or (ours.loss if ours else LOSS)
     config = target.config or (ours.config if ours else None)
     if target.loader:

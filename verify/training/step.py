@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import traceback
 from dataclasses import dataclass
 
 from fixtures.toy.cpu import sam3_on_cpu
@@ -11,6 +9,7 @@ from verify.clips.batch import batch_of
 from verify.clips.case import Training
 from verify.clips.run import backward, call, loss_of_target, loss_value, model_of
 from verify.engine.finding import Violation
+from verify.engine.raised import frames_outside_torch
 from verify.target.naming import Target
 
 
@@ -37,8 +36,7 @@ def step_clip(rank: int, world_size: int, target: Target, case: Training) -> Ste
         except Violation as violation:
             error = violation.__cause__
             assert error is not None
-            frames = traceback.extract_tb(error.__traceback__)
-            place = [frame for frame in frames if f"{os.sep}torch{os.sep}" not in frame.filename][-1]
+            place = frames_outside_torch(error)[-1]
             what = violation.message.partition(": ")[0]
             words = f"{type(error).__name__}: {' '.join(str(error).split())}"
             return StepFailed(

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from fixtures.synthetic.script import INTERACTIVE, TRACKER
+from fixtures.toy.build import accepted
 from fixtures.toy.shrink import CannotShrink
 from verify.target.loading import load
 from verify.target.models import construction
@@ -69,19 +70,12 @@ def detector(target: Target, case: Scan) -> nn.Module:
     """
     built = construction(target, tracker=case.tracker)
     wanted = {"async_all_gather": case.asynchronous, "gather_backbone_out": case.gather}
-    parameters = inspect.signature(type(built.model)).parameters
-    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
-        wanted = {name: value for name, value in wanted.items() if name in parameters}
-    return built.again(**wanted)
+    return built.again(**accepted(type(built.model), wanted))
 
 
 def can_leave_out_the_neck(target: Target) -> bool:
     """Whether the target's builder can be told to make no tracker neck."""
-    parameters = inspect.signature(load(target).builder).parameters.values()
-    return any(
-        parameter.name == "enable_inst_interactivity" or parameter.kind is inspect.Parameter.VAR_KEYWORD
-        for parameter in parameters
-    )
+    return bool(accepted(load(target).builder, {"enable_inst_interactivity": False}))
 
 
 def necks_of(target: Target) -> tuple[str, ...]:

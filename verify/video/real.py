@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +15,7 @@ from fixtures.synthetic.scripted_detector import with_prompts_before_embedding
 from fixtures.toy.cpu import sam3_on_cpu
 from reference.oracle import detection
 from verify.target.naming import Target
+from verify.tensors.precision import computing_in
 from verify.tensors.tolerance import perturbed
 from verify.video.detector import detector, is_batched
 from verify.video.scan import Scan
@@ -93,26 +93,11 @@ def has_tracker_neck(target: Target) -> bool:
     return "tracker_fpn_0" in single_process(target, Scan(frames=1, world_size=1, gather=False))[0]
 
 
-@dataclass(frozen=True)
-class Precision:
-    """How a detector is run: under autocast to a type, or, where that is float32, plain."""
-
-    dtype: torch.dtype
-
-    def active(self) -> AbstractContextManager[Any]:
-        if self.dtype is torch.float32:
-            return nullcontext()
-        return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", dtype=self.dtype)
-
-
-PRECISIONS = {"float32": Precision(torch.float32), "bfloat16": Precision(torch.bfloat16)}
-
-
-def _detects(target: Target, precision: str) -> bool:
+def _detects(target: Target, precision: torch.dtype) -> bool:
     """Whether the target's real detector detects a frame in a precision."""
     case = Scan(frames=1, world_size=1, gather=False)
     try:
-        with sam3_on_cpu(), environment_of_rank(0, 1), PRECISIONS[precision].active(), torch.no_grad():
+        with sam3_on_cpu(), environment_of_rank(0, 1), computing_in(precision), torch.no_grad():
             clip = clip_of(case)
             prompt = prompt_of(clip.find_inputs[0])
             detection.detect_clip(real_detector(target, case), clip, lambda frame: prompt)
@@ -122,18 +107,18 @@ def _detects(target: Target, precision: str) -> bool:
 
 
 @lru_cache(maxsize=8)
-def precision_of(target: Target) -> str:
+def precision_of(target: Target) -> torch.dtype:
     """How the target's callers run it: plain, or under bfloat16 autocast where it cannot run otherwise.
 
     SAM 3.1's do: a fused kernel of its ViT computes in bfloat16 whatever it is given, and the layer after it fails.
     """
-    if not _detects(target, "float32") and _detects(target, "bfloat16"):
-        return "bfloat16"
-    return "float32"
+    if not _detects(target, torch.float32) and _detects(target, torch.bfloat16):
+        return torch.bfloat16
+    return torch.float32
 
 
 @contextmanager
 def as_called(target: Target) -> Iterator[None]:
     """Run the target's detector as its callers do, on this machine: without gradient, in their precision."""
-    with sam3_on_cpu(), PRECISIONS[precision_of(target)].active():
+    with sam3_on_cpu(), computing_in(precision_of(target)):
         yield
