@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
@@ -222,14 +223,19 @@ class _Trial:
         self, world_sizes: st.SearchStrategy[int], examples: int, wanted: Callable[[Case], bool], shrink: bool
     ) -> Violation | None:
         found: dict[Case, Violation] = {}
+        interrupted: list[tuple[Case, Violation]] = []
         deadline = [float("inf")]
 
         def run(case: Case) -> None:
             if case in found:
                 raise found[case]
-            if time.monotonic() > deadline[0]:
+            if interrupted or time.monotonic() > deadline[0]:
                 hypothesis.reject()
-            violation = self.compare(case)
+            try:
+                violation = self.compare(case)
+            except pytest.fail.Exception as error:  # pytest-timeout's, out of whatever was under way
+                interrupted.append((case, Violation(f"the time of the check was up during this case: {error}")))
+                raise
             if violation is not None:
                 deadline[0] = min(deadline[0], time.monotonic() + self.gate.profile.shrink_seconds)
                 found[case] = violation
@@ -253,11 +259,13 @@ class _Trial:
         except Violation as smallest:
             self._violating = next(case for case, violation in found.items() if violation is smallest)
             return smallest
-        except Flaky:  # the time for shrinking ran out between two runs of a case
-            self._violating, last = next(reversed(found.items()))
+        except (Flaky, Unsatisfiable, pytest.fail.Exception):
+            # The time for shrinking ran out between two runs of a case, or the time of the check in a case.
+            ended = [*interrupted, *found.items()]
+            if not ended:
+                return None  # no case can be drawn
+            self._violating, last = ended[-1]
             return last
-        except Unsatisfiable:
-            return None
         return None
 
     def finding(self, violation: Violation) -> Finding:
