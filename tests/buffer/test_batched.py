@@ -16,6 +16,7 @@ from tests.judging import CHECKS, FEW, SEEDED, assert_as_stated, judge, seeded_f
 from verify.engine.check import HAZARD, PROCESSES, REQUIREMENT, THREADS
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
+from verify.engine.profile import Profile
 from verify.engine.result import FAILED, NOT_APPLICABLE, PASSED, Result
 from verify.target.naming import Target
 
@@ -103,10 +104,13 @@ def test_a_buffer_can_be_free_of_hazards(check: str, launchers: Launchers) -> No
 
 
 @pytest.mark.xdist_group("processes")
-@pytest.mark.parametrize("name", ["InSmallerBatches", "SuppressesWhenRead", "AgreesWithRankZero"])
-def test_parity_passes_on_processes(name: str, launchers: Launchers) -> None:
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    [("SteppedBatches", SEEDED), ("InSmallerBatches", FEW), ("SuppressesWhenRead", FEW), ("AgreesWithRankZero", FEW)],
+)
+def test_parity_passes_on_processes(name: str, profile: Profile, launchers: Launchers) -> None:
     for check in PARITY:
-        _passes(judge(f"{PACKAGE}:{name}", check, launchers, PROCESSES, FEW), shares=False)
+        _passes(judge(f"{PACKAGE}:{name}", check, launchers, PROCESSES, profile), shares=False)
 
 
 # A stand-in for upstream
