@@ -323,7 +323,9 @@ def _planned(gate: Session) -> list[reports.Planned]:
     for check in options.checks.values():
         parts = options.parts(check)
         for subject in gate.subjects(check) if parts else ():
-            known = whole_run and any(entry.check == check.name for entry in gate.known(subject))
+            known = whole_run and any(
+                entry.check == check.name and not entry.avoidable for entry in gate.known(subject)
+            )
             planned.append(reports.Planned(check, subject.subject_name, parts, known))
     return planned
 

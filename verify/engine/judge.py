@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
 from fixtures.ranks import RanksFailed
+from fixtures.ranks.stacks import release_frames
 from verify.engine.check import THREADS, Case, Check, Target
 from verify.engine.finding import Finding, NotCovered, Violation, call_in, finding_of, replay_command
 from verify.engine.known import Known
@@ -181,6 +182,7 @@ class _Trial:
         try:
             triggered = self.check.body(case, self._observe, self.gate.target)
         except Violation as violation:
+            release_frames(violation)
             return violation
         except RanksFailed as failure:
             for cause in failure.causes.values():
@@ -191,6 +193,7 @@ class _Trial:
         except NotCovered:
             raise
         except Exception as error:
+            release_frames(error)
             return violation_of_error(error)
         if triggered is not False:
             self.compared += 1

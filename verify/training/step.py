@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fixtures.ranks.stacks import release_frames
 from fixtures.toy.cpu import sam3_on_cpu
 from verify.clips.batch import batch_of
 from verify.clips.case import Training
@@ -37,6 +38,7 @@ def step_clip(rank: int, world_size: int, target: Target, case: Training) -> Ste
             error = violation.__cause__
             assert error is not None
             place = frames_outside_torch(error)[-1]
+            release_frames(violation)
             what = violation.message.partition(": ")[0]
             words = f"{type(error).__name__}: {' '.join(str(error).split())}"
             return StepFailed(
