@@ -29,7 +29,7 @@ def table(wrong: Sequence[Wrong]) -> list[list[object]]:
 
 def details(seen: Differentiated, wrong: Sequence[Wrong], groups: Sequence[Sequence[str]]) -> str:
     """Where to look: forwards of the modules at fault, lines that stop gradients; and what has none by right."""
-    lines = [f"{place}: the forward that uses {names}" for place, names in _by_place(wrong)]
+    lines: list[str] = [f"{place}: the forward that uses {names}" for place, names in _by_place(wrong)]
     lines += [f"a value goes on without its gradient: {stop}" for stop in seen.stops]
     for group in groups:
         lines.append(f"not told apart, some of: {', '.join(group[:_LISTED])}" + ", …" * (len(group) > _LISTED))
@@ -44,6 +44,12 @@ def _by_place(wrong: Sequence[Wrong]) -> list[tuple[str, str]]:
     for item in wrong:
         places.setdefault(item.place, []).append(item.name)
     return [(place, ", ".join(names)) for place, names in places.items()]
+
+
+def _stopped(seen: Differentiated) -> str:
+    """Where values go on without their gradients: what is found may be due to it."""
+    more = f" and {len(seen.stops) - 1} more lines" if len(seen.stops) > 1 else ""
+    return f". A value goes on without its gradient in {seen.stops[0]}{more}" if seen.stops else ""
 
 
 def _count(wrong: Sequence[Wrong], groups: Sequence[Sequence[str]]) -> str:
@@ -62,7 +68,7 @@ def assert_no_gradient_lost(seen: Differentiated) -> None:
     first = wrong[0]
     raise Violation(
         f"{first.name}: no gradient, though the loss moves by {first.expected:.4g} along a direction of it"
-        f"{_count(wrong, groups)}",
+        f"{_count(wrong, groups)}{_stopped(seen)}",
         tensor=first.name,
         expected=f"a derivative of {first.expected:.6g} ± {first.error:.1g}, by differences of the loss",
         got="no gradient, or nothing but zeros",
@@ -80,7 +86,7 @@ def assert_derivative(seen: Differentiated) -> None:
     first = wrong[0]
     raise Violation(
         f"{first.name}: the gradient is not the derivative of the loss: {first.got:.6g} along a direction of it, where "
-        f"the loss moves by {first.expected:.6g}{_count(wrong, groups)}",
+        f"the loss moves by {first.expected:.6g}{_count(wrong, groups)}{_stopped(seen)}",
         tensor=first.name,
         expected=f"{first.expected:.8g} ± {first.error:.1g}, by differences of the loss",
         got=f"{_got(first)} by autograd{_ratio(first)}",

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -73,6 +73,7 @@ class _Holding(TorchFunctionMode):
         super().__init__()
         self.held, self.recorded, self.next = held, recorded, 0
         self.in_loss = False
+        self.grad_mode = True
 
     def hold(self, value: torch.Tensor) -> torch.Tensor:
         """Give the first run's value in place of this run's."""
@@ -88,25 +89,28 @@ class _Holding(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        stops = func in _STOPS
-        if stops and isinstance(args[0], torch.Tensor) and args[0].is_floating_point():
+        entered, self.grad_mode = self.grad_mode and not torch.is_grad_enabled(), torch.is_grad_enabled()
+        if func in _STOPS and isinstance(args[0], torch.Tensor) and args[0].is_floating_point():
             args = (self._stopped(args[0]), *args[1:])
         elif not torch.is_grad_enabled() and self.in_loss:
             args, kwargs = tree_map(self._without_gradient, (args, kwargs))
+        elif entered and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args):
+            self._note(_caller())
         return func(*args, **kwargs)
 
     def _stopped(self, value: torch.Tensor) -> torch.Tensor:
         if self.in_loss:
             return self.hold(value)
         frame = _caller()
-        code: CodeType | None = frame.f_code if frame is not None else None
-        if frame is None or code is None:
-            return value
-        if value.ndim and (code.co_qualname, value.shape[-1]) in INTENDED:
+        if frame is not None and value.ndim and (frame.f_code.co_qualname, value.shape[-1]) in INTENDED:
             return self.hold(value)
-        if value.requires_grad and not self.recorded:
-            self.held.stops.add(Stop(code.co_filename, frame.f_lineno, code.co_qualname))
+        if value.requires_grad:
+            self._note(frame)
         return value
+
+    def _note(self, frame: FrameType | None) -> None:
+        if frame is not None and not self.recorded:
+            self.held.stops.add(Stop(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname))
 
     def _without_gradient(self, value: Any) -> Any:
         """Hold what still has a gradient where none is computed: all that is computed of it is held, then."""

@@ -52,7 +52,8 @@ class Differentiated:
     wrong: tuple[Wrong, ...]
     #: Groups of parameters of which some are wrong, not told apart; with whether they have gradients.
     groups: tuple[tuple[tuple[str, ...], bool], ...]
-    undecided: tuple[str, ...]
+    #: What the differences do not settle for, without and with a gradient.
+    undecided: tuple[tuple[str, ...], tuple[str, ...]]
     #: Without a gradient: frozen, or the loss does not move with them.
     frozen: tuple[str, ...]
     unused: tuple[str, ...]
@@ -176,7 +177,10 @@ def differentiate(rank: int, world_size: int, target: Target, case: Training) ->
             len(weights),
             wrong,
             tuple((group, gradients[group[0]] is not None) for group in sought.groups),
-            sought.undecided,
+            (
+                tuple(name for name in sought.undecided if gradients[name] is None),
+                tuple(name for name in sought.undecided if gradients[name] is not None),
+            ),
             tuple(name for name, parameter in named.items() if not parameter.requires_grad),
             tuple(weight.name for weight in weights if weight.gradient is None and weight.name not in told),
             tuple(map(str, sorted(run.held.stops))),

@@ -29,7 +29,7 @@ MARGIN = 4.0
 STEPS = (1.0, 10.0, 0.3)
 #: Evaluations of the loss that a search may take, and parameters at fault that it tells apart: then it names groups.
 MOST_EVALUATIONS = 240
-MOST_NAMED = 8
+MOST_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ class Sought:
     """What a search came to; each parameter that is right, or rightly has no gradient, is in none of these."""
 
     wrong: tuple[Disagreement, ...]
-    #: Groups in which some are wrong, not told apart.
+    #: Groups in which some are wrong, not told apart: enough were named.
     groups: tuple[tuple[str, ...], ...]
+    #: What no comparison could tell of, or was not looked at any more.
     undecided: tuple[str, ...]
 
 
@@ -133,16 +134,11 @@ class _Search:
             if not MARGIN * seen.error <= self._least(share, SHARE)
         ]
 
-    def examine(self, group: list[Weight], suspect: bool = False) -> None:
-        """Decide about each weight of a group; of a ``suspect`` one it is known that some weight in it is wrong."""
-        names = tuple(weight.name for weight in group)
-        if self.spent:
-            if suspect:
-                self.groups.append(names)
-            else:
-                self.undecided += names
-            return
+    def examine(self, group: list[Weight]) -> None:
+        """Decide about each weight of a group."""
         for attempt in range(len(STEPS)):
+            if self.spent:
+                break
             seen = self.compare(group, attempt)
             if self.disagrees(seen):
                 self._separate(group, seen, attempt)
@@ -150,26 +146,25 @@ class _Search:
             group = self.undecided_of(group, seen)
             if not group:
                 return
-        if len(group) == 1:
-            self.undecided.append(group[0].name)
+        if self.spent or len(group) == 1:
+            self.undecided += [weight.name for weight in group]
             return
         for half in _halves(group):
             self.examine(half)
 
     def _separate(self, group: list[Weight], seen: _Compared, attempt: int) -> None:
-        if len(group) > 1:
-            before = len(self.wrong) + len(self.groups)
-            first, second = _halves(group)
-            self.examine(first, suspect=self.spent)
-            self.examine(second, suspect=self.spent or len(self.wrong) + len(self.groups) == before)
-            return
-        again = self.compare(group, attempt + len(STEPS))
-        weight = group[0]
-        if self.disagrees(again):
+        """Name the weights that are wrong in a group in which some are."""
+        if self.spent:
+            self.groups.append(tuple(weight.name for weight in group))
+        elif len(group) > 1:
+            for half in _halves(group):
+                self.examine(half)
+        elif self.disagrees(self.compare(group, attempt + len(STEPS))):
+            weight = group[0]
             got = None if weight.gradient is None else seen.got
             self.wrong.append(Disagreement(weight.name, got, seen.expected, seen.error))
         else:
-            self.undecided.append(weight.name)
+            self.undecided.append(group[0].name)
 
 
 def _halves(group: list[Weight]) -> tuple[list[Weight], list[Weight]]:
@@ -178,7 +173,10 @@ def _halves(group: list[Weight]) -> tuple[list[Weight], list[Weight]]:
 
 
 def search(loss: Callable[[], float], weights: Sequence[Weight]) -> Sought:
-    """Find the weights whose gradient is not the derivative of a loss, which is evaluated anew at each call."""
+    """Find the weights whose gradient is not the derivative of a loss, which is evaluated anew at each call.
+
+    The last of them are looked for first: what loses a gradient on its way loses it for all that comes before.
+    """
     at_rest = loss()
     tensors = [weight.tensor for weight in weights]
     noise = max(rounding_noise(loss, tensors), abs(at_rest) * torch.finfo(tensors[0].dtype).eps)
@@ -189,5 +187,5 @@ def search(loss: Callable[[], float], weights: Sequence[Weight]) -> Sought:
     # Apart from each other, because what has no gradient is mostly all right, or all wrong.
     for group in ([w for w in weights if w.gradient is None], [w for w in weights if w.gradient is not None]):
         if group:
-            looking.examine(group)
+            looking.examine(group[::-1])
     return Sought(tuple(looking.wrong), tuple(looking.groups), tuple(looking.undecided))
