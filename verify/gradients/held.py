@@ -5,7 +5,7 @@ object, the boxes that a decoder's layer starts from, the targets and weights th
 move with the parameters all the same. So a first run records them, and later ones get what was recorded.
 
 Any other place where a gradient is stopped is not held: what passes through it makes the loss move without a gradient.
-Such places are noted, as they may be the cause of what is found.
+Such places are noted where a tensor is detached, as they may be the cause of what is found.
 """
 
 from __future__ import annotations
@@ -73,7 +73,6 @@ class _Holding(TorchFunctionMode):
         super().__init__()
         self.held, self.recorded, self.next = held, recorded, 0
         self.in_loss = False
-        self.grad_mode = True
 
     def hold(self, value: torch.Tensor) -> torch.Tensor:
         """Give the first run's value in place of this run's."""
@@ -89,13 +88,10 @@ class _Holding(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        entered, self.grad_mode = self.grad_mode and not torch.is_grad_enabled(), torch.is_grad_enabled()
         if func in _STOPS and isinstance(args[0], torch.Tensor) and args[0].is_floating_point():
             args = (self._stopped(args[0]), *args[1:])
-        elif not torch.is_grad_enabled() and self.in_loss:
+        elif self.in_loss and not torch.is_grad_enabled():
             args, kwargs = tree_map(self._without_gradient, (args, kwargs))
-        elif entered and any(isinstance(arg, torch.Tensor) and arg.requires_grad for arg in args):
-            self._note(_caller())
         return func(*args, **kwargs)
 
     def _stopped(self, value: torch.Tensor) -> torch.Tensor:
@@ -104,13 +100,9 @@ class _Holding(TorchFunctionMode):
         frame = _caller()
         if frame is not None and value.ndim and (frame.f_code.co_qualname, value.shape[-1]) in INTENDED:
             return self.hold(value)
-        if value.requires_grad:
-            self._note(frame)
-        return value
-
-    def _note(self, frame: FrameType | None) -> None:
-        if frame is not None and not self.recorded:
+        if frame is not None and value.requires_grad and not self.recorded:
             self.held.stops.add(Stop(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname))
+        return value
 
     def _without_gradient(self, value: Any) -> Any:
         """Hold what still has a gradient where none is computed: all that is computed of it is held, then."""
