@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from fixtures.forks.bugs import Seeded
 from fixtures.forks.gradients import BUGS, CONFORMING
@@ -26,6 +27,7 @@ ONE = Profile("one", examples=2, process_examples=1, shrink_seconds=0)
 
 @pytest.fixture(scope="module")
 def launchers() -> Iterator[Launchers]:
+    torch.set_num_threads(1)  # as in the gate: at toy width threads wait for each other longer than they work
     made = Launchers(preload=PRELOADED)
     yield made
     made.close()

@@ -24,7 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 #: Functions that give a tensor's values without its gradient.
-_STOPS = (torch.Tensor.detach, torch.Tensor.detach_, torch.Tensor.data.__get__)  # type: ignore[attr-defined]
+_STOPS = (torch.Tensor.detach, torch.Tensor.data.__get__)  # type: ignore[attr-defined]
 _TORCH = f"{os.sep}torch{os.sep}"
 #: Where sam3 stops gradients on purpose, by the function's qualified name and the last dimension of what is stopped.
 INTENDED = {
