@@ -16,6 +16,7 @@ from fixtures.ranks import progress
 from fixtures.toy.cpu import sam3_on_cpu
 from reference.oracle.training import one_frame_model
 from verify.clips.batch import batch_of
+from verify.clips.capture import captured_output
 from verify.clips.case import Training
 from verify.clips.forward import why_no_clip_forward
 from verify.clips.run import call, failed, gathered, gradients_of, loss_of_target, loss_value, model_of
@@ -152,7 +153,7 @@ def place_of(model: nn.Module, parameter: str) -> tuple[str, str]:
 
 def differentiate(rank: int, world_size: int, target: Target, case: Training) -> Differentiated:
     """Compare autograd's gradients of a case's loss with differences of the loss."""
-    with sam3_on_cpu(), first_run(target, case) as (run, value, batch, words):
+    with sam3_on_cpu(), captured_output(), first_run(target, case) as (run, value, batch, words):
         run.backward(value, batch)
         gradients = gradients_of(run.model)
         named = dict(run.model.named_parameters())

@@ -29,7 +29,7 @@ MARGIN = 4.0
 STEPS = (1.0, 10.0, 0.3)
 #: Evaluations of the loss that a search may take, and parameters at fault that it tells apart: then it names groups.
 MOST_EVALUATIONS = 240
-MOST_NAMED = 6
+MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -134,37 +134,45 @@ class _Search:
             if not MARGIN * seen.error <= self._least(share, SHARE)
         ]
 
-    def examine(self, group: list[Weight]) -> None:
-        """Decide about each weight of a group."""
+    def examine(self, group: list[Weight]) -> bool:
+        """Decide about each weight of a group; gives whether all of them are right."""
         for attempt in range(len(STEPS)):
             if self.spent:
                 break
             seen = self.compare(group, attempt)
             if self.disagrees(seen):
-                self._separate(group, seen, attempt)
-                return
+                self._separate(group)
+                return False
             group = self.undecided_of(group, seen)
             if not group:
-                return
+                return True
         if self.spent or len(group) == 1:
             self.undecided += [weight.name for weight in group]
-            return
-        for half in _halves(group):
-            self.examine(half)
+            return False
+        first, second = map(self.examine, _halves(group))
+        return first and second
 
-    def _separate(self, group: list[Weight], seen: _Compared, attempt: int) -> None:
+    def _separate(self, group: list[Weight]) -> None:
         """Name the weights that are wrong in a group in which some are."""
         if self.spent:
             self.groups.append(tuple(weight.name for weight in group))
-        elif len(group) > 1:
-            for half in _halves(group):
-                self.examine(half)
-        elif self.disagrees(self.compare(group, attempt + len(STEPS))):
-            weight = group[0]
-            got = None if weight.gradient is None else seen.got
-            self.wrong.append(Disagreement(weight.name, got, seen.expected, seen.error))
+        elif len(group) == 1:
+            self._name(group[0])
         else:
-            self.undecided.append(group[0].name)
+            first, second = _halves(group)
+            if self.examine(first):
+                self._separate(second)  # as some are wrong, they are there
+            else:
+                self.examine(second)
+
+    def _name(self, weight: Weight) -> None:
+        """Say that a weight is wrong if it is along two directions: along one, something rough may be on the way."""
+        seen = [self.compare([weight], attempt) for attempt in (0, len(STEPS))]
+        if all(map(self.disagrees, seen)):
+            got = None if weight.gradient is None else seen[0].got
+            self.wrong.append(Disagreement(weight.name, got, seen[0].expected, seen[0].error))
+        else:
+            self.undecided.append(weight.name)
 
 
 def _halves(group: list[Weight]) -> tuple[list[Weight], list[Weight]]:
