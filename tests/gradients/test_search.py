@@ -85,6 +85,13 @@ def test_where_many_are_wrong_enough_are_named() -> None:
     assert {item.name for item in found.wrong} <= set(names)
 
 
+def test_lost_gradients_do_not_keep_wrong_ones_from_being_named() -> None:
+    lost = [f"layers.{number}.weight" for number in range(MOST_NAMED)]
+    found = sought({**dict.fromkeys(lost, lambda gradient: None), "layers.20.bias": lambda gradient: 2 * gradient})
+    assert sorted(item.name for item in found.wrong) == sorted([*lost, "layers.20.bias"])
+    assert found.undecided == ()
+
+
 class Edge(nn.Module):
     """A ReLU at its kink, whose derivative nobody can tell, beside a parameter that has one."""
 

@@ -28,6 +28,7 @@ MARGIN = 4.0
 #: shorter it is, the fewer kinks (of a ReLU, of a maximum) lie on the way.
 STEPS = (1.0, 10.0, 0.3)
 #: Evaluations of the loss that a search may take, and parameters at fault that it tells apart: then it names groups.
+#: Both count for parameters with a gradient and for those without.
 MOST_EVALUATIONS = 240
 MOST_NAMED = 4
 
@@ -191,9 +192,16 @@ def search(loss: Callable[[], float], weights: Sequence[Weight]) -> Sought:
     shares = [
         float((weight.gradient * _direction(weight, 0)).sum()) for weight in weights if weight.gradient is not None
     ]
-    looking = _Search(loss, at_rest, noise, max(map(abs, shares), default=0.0))
-    # Apart from each other, because what has no gradient is mostly all right, or all wrong.
-    for group in ([w for w in weights if w.gradient is None], [w for w in weights if w.gradient is not None]):
-        if group:
+    largest = max(map(abs, shares), default=0.0)
+    # Apart from each other: what has no gradient is mostly all right or all wrong, and each has its own check.
+    found = []
+    for lost in (True, False):
+        looking = _Search(loss, at_rest, noise, largest)
+        if group := [weight for weight in weights if (weight.gradient is None) is lost]:
             looking.examine(group[::-1])
-    return Sought(tuple(looking.wrong), tuple(looking.groups), tuple(looking.undecided))
+        found.append(looking)
+    return Sought(
+        tuple(item for looking in found for item in looking.wrong),
+        tuple(group for looking in found for group in looking.groups),
+        tuple(name for looking in found for name in looking.undecided),
+    )
