@@ -14,6 +14,7 @@ ROOMS = {
     "schedule": "buffer",
     "parity": "buffer",
     "training": "training",
+    "gradients": "gradients",
     "ddp": "ddp",
     "builder": "builder",
     "data": "data",

@@ -29,14 +29,19 @@ _STACK_FRAMES = 8
 def private_copy(model: nn.Module) -> nn.Module:
     """Copy a model, so that what a run leaves behind in it does not bear on the next.
 
-    What holds neither tensors nor other values (a tokenizer, say) is shared: copying it would take longest.
+    What holds neither tensors nor other values (a tokenizer, say) is shared: copying it would take longest. Hooks on
+    parameters' gradients, which a copied parameter lacks, are registered anew.
     """
     shared: dict[int, Any] = {}
     for module in model.modules():
         for value in vars(module).values():
             if type(value).__module__ != "builtins" and not isinstance(value, (torch.Tensor, nn.Module)):
                 shared[id(value)] = value
-    return copy.deepcopy(model, shared)
+    copied = copy.deepcopy(model, shared)
+    for parameter, own in zip(model.parameters(), copied.parameters(), strict=True):
+        for hook in (parameter._backward_hooks or {}).values():
+            own.register_hook(hook)
+    return copied
 
 
 def model_of(target: Target, case: Training) -> nn.Module:

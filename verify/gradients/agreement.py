@@ -1,0 +1,95 @@
+"""Comparisons of autograd's gradients with differences of the loss; each raises a ``Violation`` that stands alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from verify.engine.finding import Violation
+from verify.gradients.observation import Differentiated, Wrong
+
+#: Names that a finding lists of a group.
+_LISTED = 40
+
+
+def _got(item: Wrong) -> str:
+    return "none" if item.got is None else f"{item.got:.6g}"
+
+
+def _ratio(item: Wrong) -> str:
+    return "" if not item.got else f", {item.got / item.expected:.4g} of it" if item.expected else ""
+
+
+def table(wrong: Sequence[Wrong]) -> list[list[object]]:
+    """The parameters at fault, with both derivatives."""
+    rows: list[list[object]] = [["parameter", "module", "by autograd", "by differences", "error"]]
+    for item in wrong:
+        rows.append([item.name, item.module, _got(item), f"{item.expected:.6g}", f"{item.error:.1g}"])
+    return rows
+
+
+def details(seen: Differentiated, wrong: Sequence[Wrong], groups: Sequence[Sequence[str]]) -> str:
+    """Where to look: forwards of the modules at fault, lines that stop gradients; and what has none by right."""
+    lines: list[str] = [f"{place}: the forward that uses {names}" for place, names in _by_place(wrong)]
+    lines += [f"a value goes on without its gradient: {stop}" for stop in seen.stops]
+    for group in groups:
+        lines.append(f"not told apart, some of: {', '.join(group[:_LISTED])}" + ", …" * (len(group) > _LISTED))
+    for words, names in (("frozen", seen.frozen), ("the loss does not depend on", seen.unused)):
+        if names:
+            lines.append(f"without a gradient by right, {words}: {', '.join(names[:_LISTED])}")
+    return "\n".join(lines)
+
+
+def _by_place(wrong: Sequence[Wrong]) -> list[tuple[str, str]]:
+    places: dict[str, list[str]] = {}
+    for item in wrong:
+        places.setdefault(item.place, []).append(item.name)
+    return [(place, ", ".join(names)) for place, names in places.items()]
+
+
+def _stopped(seen: Differentiated) -> str:
+    """Where values go on without their gradients: what is found may be due to it."""
+    more = f" and {len(seen.stops) - 1} more lines" if len(seen.stops) > 1 else ""
+    return f". A value goes on without its gradient in {seen.stops[0]}{more}" if seen.stops else ""
+
+
+def _count(wrong: Sequence[Wrong], groups: Sequence[Sequence[str]]) -> str:
+    """How many more there are, in words."""
+    more = len(wrong) - 1
+    told = f"; so {more} more" if more else ""
+    return told + (f", and some of {sum(map(len, groups))} others" if groups else "")
+
+
+def assert_no_gradient_lost(seen: Differentiated) -> None:
+    """No parameter that moves the loss is without a gradient."""
+    wrong = [item for item in seen.wrong if item.got is None]
+    groups = [group for group, has in seen.groups if not has]
+    if not wrong:
+        return
+    first = wrong[0]
+    raise Violation(
+        f"{first.name}: no gradient, though the loss moves by {first.expected:.4g} along a direction of it"
+        f"{_count(wrong, groups)}{_stopped(seen)}",
+        tensor=first.name,
+        expected=f"a derivative of {first.expected:.6g} ± {first.error:.1g}, by differences of the loss",
+        got="no gradient, or nothing but zeros",
+        table=table(wrong),
+        details=details(seen, wrong, groups),
+    )
+
+
+def assert_derivative(seen: Differentiated) -> None:
+    """Every gradient that there is, is the derivative of the loss."""
+    wrong = [item for item in seen.wrong if item.got is not None]
+    groups = [group for group, has in seen.groups if has]
+    if not wrong:
+        return
+    first = wrong[0]
+    raise Violation(
+        f"{first.name}: the gradient is not the derivative of the loss: {first.got:.6g} along a direction of it, where "
+        f"the loss moves by {first.expected:.6g}{_count(wrong, groups)}{_stopped(seen)}",
+        tensor=first.name,
+        expected=f"{first.expected:.8g} ± {first.error:.1g}, by differences of the loss",
+        got=f"{_got(first)} by autograd{_ratio(first)}",
+        table=table(wrong),
+        details=details(seen, wrong, groups),
+    )

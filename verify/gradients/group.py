@@ -1,0 +1,44 @@
+"""How checks of the group *gradients* are registered, and the observation that several of them share."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+
+from torch import nn
+
+from fixtures.toy.shrink import CannotShrink
+from verify.clips.case import training_from_json
+from verify.clips.forward import why_no_clip_forward
+from verify.clips.observe import on_one_rank
+from verify.engine.check import THREADS, check
+from verify.gradients.observation import differentiate
+from verify.target.models import construction
+from verify.target.naming import Target
+
+
+@lru_cache(maxsize=8)
+def why_no_forward(target: Target) -> str | None:
+    """Say why a target has nothing to differentiate, over several frames or over one; None where it has."""
+    try:
+        model = construction(target, tracker=False, segmentation=False, eval_mode=False).model
+    except CannotShrink as error:
+        return str(error)
+    return f"{type(model).__name__} has no forward" if type(model).forward is nn.Module.forward else None
+
+
+def why_over_frames(target: Target) -> str | None:
+    """Say that a target trains on clips, whose step another check takes; None where it trains on single frames."""
+    return "it has a forward over several frames: test_step_runs" if why_no_clip_forward(target) is None else None
+
+
+gradients_check = partial(
+    check,
+    "gradients",
+    from_json=training_from_json,
+    why_not_provided=why_no_forward,
+    launchers=(THREADS,),
+    cost=6,
+    draws="gradients",
+    rests_on=("test_step_runs", "test_one_frame_step_runs"),
+)
+differentiated = on_one_rank(differentiate)
