@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
+from typing import NoReturn
 
+from verify.engine import journal
 from verify.engine.finding import STARTED_BY
+from verify.engine.supervisor import supervise
 
 FOLDER = Path(__file__).resolve().parent
 #: In place of whatever else is installed for pytest, which need not get on with this: what the gate uses.
@@ -33,11 +35,6 @@ def judge(arguments: list[str]) -> int:
     # In processes that are started from here, too: workers of xdist, and the server of ranks.
     os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONSAFEPATH": "1"}
 
-    # What hypothesis keeps of a program's constants would lie in the folder that this is run in.
-    os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir(), "sam3-video-verify")))
-    command = Path(sys.argv[0]).name
-    os.environ[STARTED_BY] = "python -m verify" if command == "__main__.py" else command
-
     import pytest
 
     plugins = [argument for name in PLUGINS for argument in ("-p", name)]
@@ -45,8 +42,31 @@ def judge(arguments: list[str]) -> int:
     return int(pytest.main([str(FOLDER), *map(str, settings), *plugins, "-p", "no:cacheprovider", *arguments]))
 
 
+def judge_supervised(arguments: list[str]) -> NoReturn:
+    """Run the gate in a process that is supervised: its status is what was come to here, and no other."""
+    status = judge(arguments)
+    journal.close(status)
+    sys.exit(status)
+
+
+#: What that process runs: -m would look for the gate in the folder that it is run in.
+_CHILD = """
+import sys
+root = sys.argv.pop(1)
+if root not in sys.path:
+    sys.path.insert(0, root)
+from verify.__main__ import judge_supervised
+judge_supervised(sys.argv[1:])
+"""
+
+
 def main() -> None:
-    sys.exit(judge(sys.argv[1:]))
+    """Judge, under torchrun in this process: there ranks watch over each other."""
+    command = Path(sys.argv[0]).name
+    os.environ[STARTED_BY] = "python -m verify" if command == "__main__.py" else command
+    if "WORLD_SIZE" in os.environ:
+        sys.exit(judge(sys.argv[1:]))
+    sys.exit(supervise([sys.executable, "-P", "-c", _CHILD, str(FOLDER.parent), *sys.argv[1:]]))
 
 
 if __name__ == "__main__":
