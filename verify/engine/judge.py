@@ -70,18 +70,26 @@ class Gate:
 
         Under torchrun, rank 0 alone runs what needs no process, and every rank gets its result.
         """
+        self.note(check, launcher)
         if check.rests_on and self._provides(check) and (blocked := self._blocked(check)) is not None:
+            self.journal.begin(None)
             return blocked
         job = self.launchers.job
         if job is not None and launcher == THREADS:
-            return job.broadcast(self._guarded(check, launcher) if job.rank == 0 else None)
-        return self._guarded(check, launcher)
+            result: Result = job.broadcast(self._guarded(check, launcher) if job.rank == 0 else None)
+        else:
+            result = self._guarded(check, launcher)
+        if self.case is None and launcher == check.launchers[0]:
+            self.judged[self.target, check.name] = result
+        return result
 
     def _provides(self, check: Check) -> bool:
         """Whether the target has what a check is about; what goes wrong in telling so is for the check to say."""
         try:
             return check.why_not_provided(self.target) is None
-        except Exception:
+        except BaseException as error:
+            if by_the_user(error):
+                raise
             return False
 
     def _blocked(self, check: Check) -> Result | None:
