@@ -33,16 +33,16 @@ def launchers() -> Iterator[Launchers]:
 
 
 def _judge(target: str, check: str, launchers: Launchers) -> Result:
-    gate = Gate(Target(f"fixtures.forks.endings:{target}"), launchers, FEW, bases=CHECKS)
+    gate = Gate(Target(f"fixtures.forks.{target}"), launchers, FEW, bases=CHECKS)
     return gate.judge(CHECKS[check], THREADS)
 
 
 @pytest.mark.parametrize(
     ("target", "says"),
     [
-        ("FailsAtOnce", "call 0, frame 0: KeyError"),
-        ("NeverReturns", "call 0, frame 0: RecursionError"),
-        ("LoopsAtOnce", "no heartbeat for 2 s"),
+        ("buffer:FailsAtOnce", "call 0, frame 0: KeyError"),
+        ("endings:NeverReturns", "call 0, frame 0: RecursionError"),
+        ("endings:LoopsAtOnce", "no heartbeat for 2 s"),
     ],
 )
 def test_a_first_call_that_fails_is_a_failure_and_blocks_the_rest(launchers: Launchers, target: str, says: str) -> None:
@@ -55,7 +55,9 @@ def test_a_first_call_that_fails_is_a_failure_and_blocks_the_rest(launchers: Lau
         assert (rest.outcome, rest.blocked_by) == (BLOCKED, "test_answers_at_all"), rest
 
 
-@pytest.mark.parametrize(("target", "outcome"), [("DetectsWithItsBackbone", NOT_PROVIDED), ("Exits", PASSED)], ids=str)
+@pytest.mark.parametrize(
+    ("target", "outcome"), [("endings:DetectsWithItsBackbone", NOT_PROVIDED), ("endings:Exits", PASSED)], ids=str
+)
 def test_a_target_that_answers_by_itself_is_not_accused(launchers: Launchers, target: str, outcome: str) -> None:
     result = _judge(target, "test_answers_at_all", launchers)
     assert result.outcome == outcome, result
