@@ -4,6 +4,7 @@ Its name may speak of several GPUs: nothing is shared between ranks, each detect
 
 * *Chunks are groups of* ``batch_size`` *frames, aligned to multiples of it and cut at the clip's end.*
 * *A chunk is detected, all of its frames together, when a frame of it is first asked for*; nothing is built ahead.
+  A batch may be filled up with frames of its own chunk, as long as what is repeated is in no answer.
 * *When the scan leaves a chunk, the chunk goes*: after every call the buffer holds the chunk that the scan is in.
 
 The frames that a scan under a limit visits are those of the package's own order of processing (``visits_within``).

@@ -15,6 +15,8 @@ from torch import Tensor
 
 #: By how much the logit of a detection that NMS removes is lowered.
 LOWERED_BY = 1e4
+#: A logit below this stands for a detection that NMS has removed: how low is not the point.
+SUPPRESSED = -1e3
 #: Levels of tracker features that a buffer gathers.
 TRACKER_LEVELS = 3
 #: Necks beside the detector's own, by what their features are called here: the name of their output.

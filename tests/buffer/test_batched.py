@@ -16,6 +16,7 @@ from tests.judging import CHECKS, FEW, SEEDED, assert_as_stated, judge, seeded_f
 from verify.engine.check import HAZARD, PROCESSES, REQUIREMENT, THREADS
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
+from verify.engine.profile import Profile
 from verify.engine.result import FAILED, NOT_APPLICABLE, PASSED, Result
 from verify.target.naming import Target
 
@@ -31,23 +32,6 @@ REQUIREMENTS = [name for name, check in SCHEDULE.items() if check.kind == REQUIR
 HAZARDS = [name for name, check in SCHEDULE.items() if check.kind == HAZARD]
 ON_THREADS = [bug for bug in BUGS.values() if bug.check in SCHEDULE]
 ON_PROCESSES = [bug for bug in BUGS.values() if bug.check in PARITY]
-
-#: Seeded bugs that their checks do not catch yet, and why.
-MISSED = {
-    "CutChunkStays": "the limited scans that are drawn do not leave a chunk that was cut",
-    "LeavesChunksBehind": "the visits that are drawn have too few chunks to jump between",
-    "IdsBeforeNms": "object ids are looked at without NMS only",
-    "DropsBoxMasks": "the frames of a batch all have the same number of box prompts",
-    "FirstTextForAll": "the frames of a batch all have the first text",
-}
-#: Variants that a check accuses though they are right: the check, and why.
-ACCUSED = {
-    "InAnObject": ("test_eviction_order", "what a cache holds is not seen inside objects: it is taken to be empty"),
-    "AgreesWithRankZero": (
-        "test_full_precision",
-        "rank 0's number is the own rank's rounded to bfloat16, and is taken for that",
-    ),
-}
 
 
 def limited(frames: int, start: int, limit: int, reverse: bool = False, **others: Any) -> dict[str, Any]:
@@ -69,19 +53,8 @@ def judged(name: str, check: str, launchers: Launchers, case: Mapping[str, Any])
     return gate.judge(CHECKS[check], THREADS)
 
 
-def bugs(entered: Iterable[Any]) -> list[Any]:
-    return [
-        pytest.param(
-            bug,
-            id=bug.name,
-            marks=[pytest.mark.xfail(strict=True, reason=MISSED[bug.name])] if bug.name in MISSED else [],
-        )
-        for bug in entered
-    ]
-
-
 def test_every_check_has_a_seeded_bug_that_it_catches() -> None:
-    assert {bug.check for bug in BUGS.values() if bug.name not in MISSED} == {*SCHEDULE, *PARITY}
+    assert {bug.check for bug in BUGS.values()} == {*SCHEDULE, *PARITY}
 
 
 def test_every_seeded_bug_says_what_it_is() -> None:
@@ -90,45 +63,20 @@ def test_every_seeded_bug_says_what_it_is() -> None:
         assert bug.doc, bug.name
 
 
-@pytest.mark.parametrize("bug", bugs(ON_THREADS))
+@pytest.mark.parametrize("bug", ON_THREADS, ids=lambda bug: bug.name)
 def test_the_named_check_fails_for_the_stated_reason(bug, launchers: Launchers) -> None:  # type: ignore[no-untyped-def]
     assert_as_stated(bug, seeded_finding(bug, launchers, THREADS))
 
 
 @pytest.mark.xdist_group("processes")
-@pytest.mark.parametrize("bug", bugs(ON_PROCESSES))
+@pytest.mark.parametrize("bug", ON_PROCESSES, ids=lambda bug: bug.name)
 def test_the_named_parity_check_fails_for_the_stated_reason(bug, launchers: Launchers) -> None:  # type: ignore[no-untyped-def]
     finding = seeded_finding(bug, launchers, PROCESSES)
     assert re.search(bug.says, finding.message), finding.render()
     assert None not in (finding.rank, finding.call, finding.frame, finding.tensor), finding.render()
 
 
-@pytest.mark.parametrize(
-    ("name", "case"),
-    [
-        ("CutChunkStays", limited(10, start=9, limit=6, reverse=True, batch=4)),
-        ("LeavesChunksBehind", jumps((0, 4, 8), batch=1)),
-    ],
-)
-def test_what_is_missed_is_caught_in_a_case_of_its_own(name: str, case: dict[str, Any], launchers: Launchers) -> None:
-    finding = judged(name, BUGS[name].check, launchers, case).finding
-    assert finding is not None
-    assert re.search(BUGS[name].says, finding.message), finding.render()
-
-
 # Variants
-
-
-def variants() -> list[Any]:
-    """Each variant with the requirements that it must pass, and each that is accused with what accuses it."""
-    made = []
-    for name in VARIANTS:
-        accused, reason = ACCUSED.get(name, ("", ""))
-        made.append(pytest.param(name, [check for check in REQUIREMENTS if check != accused], id=name))
-        if accused:
-            mark = pytest.mark.xfail(strict=True, reason=reason)
-            made.append(pytest.param(name, [accused], id=f"{name}-{accused}", marks=[mark]))
-    return made
 
 
 def _passes(result: Result, shares: bool) -> None:
@@ -136,9 +84,9 @@ def _passes(result: Result, shares: bool) -> None:
     assert result.outcome in allowed, result.finding.render() if result.finding else result
 
 
-@pytest.mark.parametrize(("name", "checks"), variants())
-def test_requirements_pass_on_threads(name: str, checks: list[str], launchers: Launchers) -> None:
-    for check in checks:
+@pytest.mark.parametrize("name", VARIANTS)
+def test_requirements_pass_on_threads(name: str, launchers: Launchers) -> None:
+    for check in REQUIREMENTS:
         if name == "WithoutObjectIds" and check == "test_object_ids":
             continue
         target = Target(f"{PACKAGE}:{name}")
@@ -156,16 +104,13 @@ def test_a_buffer_can_be_free_of_hazards(check: str, launchers: Launchers) -> No
 
 
 @pytest.mark.xdist_group("processes")
-@pytest.mark.parametrize("name", ["InSmallerBatches", "SuppressesWhenRead", "AgreesWithRankZero"])
-def test_parity_passes_on_processes(name: str, launchers: Launchers) -> None:
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    [("SteppedBatches", SEEDED), ("InSmallerBatches", FEW), ("SuppressesWhenRead", FEW), ("AgreesWithRankZero", FEW)],
+)
+def test_parity_passes_on_processes(name: str, profile: Profile, launchers: Launchers) -> None:
     for check in PARITY:
-        _passes(judge(f"{PACKAGE}:{name}", check, launchers, PROCESSES, FEW), shares=False)
-
-
-@pytest.mark.xfail(strict=True, reason="the scripted detector takes a frame's second row for a second prompt")
-def test_a_batch_may_be_filled_up_with_its_last_frame(launchers: Launchers) -> None:
-    case = {"frames": 3, "world_size": 1, "batch": 2}
-    _passes(judged("PadsTheBatch", "test_coverage", launchers, case), shares=False)
+        _passes(judge(f"{PACKAGE}:{name}", check, launchers, PROCESSES, profile), shares=False)
 
 
 # A stand-in for upstream
@@ -193,15 +138,7 @@ def test_a_defect_of_upstream_is_found(check: str, case: dict[str, Any], says: s
 
 @pytest.mark.parametrize(
     "check",
-    [
-        pytest.param(
-            name,
-            marks=[pytest.mark.xfail(strict=True, reason=MISSED["LeavesChunksBehind"])]
-            if name == "test_any_order_residency"
-            else [],
-        )
-        for name in (*like_upstream.DEFECTS, *like_upstream.HAZARDS)
-    ],
+    [*like_upstream.DEFECTS, *like_upstream.HAZARDS],
 )
 def test_defects_of_upstream_are_found_in_few_frames(check: str, launchers: Launchers) -> None:
     result = judge(f"{PACKAGE}:LikeUpstream", check, launchers)

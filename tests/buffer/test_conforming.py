@@ -12,7 +12,7 @@ from verify.engine.result import PASSED
 
 pytest_plugins = ["tests.judging"]
 #: Checks of what a batched buffer promises, or of what these buffers do not answer with.
-OF_BATCHES = {"test_own_prompts", "test_rows_of_answers", "test_object_ids"}
+OF_BATCHES = {"test_own_prompts", "test_rows_of_answers", "test_prompts_in_a_batch", "test_object_ids"}
 REQUIREMENTS = [
     name
     for name, check in CHECKS.items()

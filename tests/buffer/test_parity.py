@@ -30,6 +30,13 @@ def test_the_named_check_fails_for_the_stated_reason(bug, launchers: Launchers) 
     assert f"--target {bug.target} --only {bug.check} --launcher processes --case '" in finding.render()
 
 
-@pytest.mark.parametrize("bug", [bug.name for bug in SEEDED_HERE if bug.check == "test_parity_detections"])
+#: The scripted detector reads which text a row is for, too.
+SCRIPTED_AS_WELL = {"FirstTextForAll"}
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [bug.name for bug in SEEDED_HERE if bug.check == "test_parity_detections" and bug.name not in SCRIPTED_AS_WELL],
+)
 def test_the_scripted_detector_does_not_show_these(bug: str, launchers: Launchers) -> None:
     assert judge(BUGS[bug].target, "test_coverage", launchers, THREADS, FEW).outcome == PASSED

@@ -34,7 +34,7 @@ def test_the_named_check_fails_for_the_stated_reason(bug, launchers: Launchers) 
 
 
 #: sam3 knows no limit of a scan, so it cannot go on past one wrongly; and no batches.
-SAM3_IS_FREE_OF = {"test_resumed_scan", "test_rows_of_answers"}
+SAM3_IS_FREE_OF = {"test_resumed_scan", "test_rows_of_answers", "test_prompts_in_a_batch"}
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_reads_entries(tmp_path: Path) -> None:
         ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\nwhy = 'y'\n", "unknown key 'why'"),
         ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\nmatch = '('\n", "not a regular expression"),
         ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\nmatch = 3\n", "match is not a string"),
+        ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\navoidable = 3\n", "avoidable is neither true nor false"),
         ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\ncondition = 'x'\n", "condition is not a table"),
         ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\ncondition = { speed = 1 }\n", "speak of 'speed'"),
         (2 * "[[known]]\ncheck = 'test_coverage'\nreason = 'x'\n", "entry 2: test_coverage is listed twice"),

@@ -10,7 +10,7 @@ import torch
 from fixtures.ranks import Collective
 from fixtures.synthetic.script import identify
 from verify.buffer.observation import Call, RankSeen, Seen, expected_answer
-from verify.engine.finding import Violation, call_in
+from verify.engine.finding import NotCovered, Violation, call_in
 from verify.tensors.describe import describe_difference, describe_tensor
 from verify.tensors.tolerance import distance
 from verify.video.detector import DETECTIONS, features_of
@@ -72,7 +72,7 @@ def ranks_own_first(case: Scan, call: Call, rank: RankSeen) -> list[int]:
     return [own, *(rank for rank in range(case.world_size) if rank != own)]
 
 
-def _right(case: Scan, call: Call, rank: RankSeen, tensor: str, got: torch.Tensor) -> bool:
+def is_own_detection(case: Scan, call: Call, rank: RankSeen, tensor: str, got: torch.Tensor) -> bool:
     """Whether a tensor is the visited frame's own detection, whichever rank computed it."""
     return any(
         torch.equal(expected_answer(case, call.visit, computing)[tensor], got)
@@ -88,7 +88,7 @@ def assert_own_detections(seen: Seen, tensors: Sequence[str] = DETECTIONS) -> No
             expected = expected_answer(case, call.visit, case.own_rank(call.visit.frame, rank.rank))
             for tensor in tensors:
                 got = call.answer.get(tensor)
-                if isinstance(got, torch.Tensor) and _right(case, call, rank, tensor, got):
+                if isinstance(got, torch.Tensor) and is_own_detection(case, call, rank, tensor, got):
                     continue
                 missing = not isinstance(got, torch.Tensor)
                 raise violation_at(
@@ -222,15 +222,23 @@ def chunk_numbers(frames: Iterable[int], case: Scan) -> set[int]:
     return {frame // case.chunk_size for frame in frames}
 
 
-def resident_frames(rank: RankSeen, call: Call) -> frozenset[int]:
-    if call.resident is None:
-        raise violation_at(
-            rank,
-            call,
-            "the buffer holds no frame under its number, and no boxes, so what it keeps cannot be told",
-            expected="integer keys, one a frame",
-        )
-    return call.resident
+def resident_frames(rank: RankSeen, call: Call, case: Scan) -> frozenset[int]:
+    """The frames that the buffer holds after a call.
+
+    Raises:
+        Violation: where a chunked buffer, whose keys are frames, holds none under its number.
+        NotCovered: where it cannot be told what a batched one holds.
+    """
+    if call.resident is not None:
+        return call.resident
+    if case.batch:
+        raise NotCovered("the batched buffer keeps its chunks where no boxes are found, so what it holds is not known")
+    raise violation_at(
+        rank,
+        call,
+        "the buffer holds no frame under its number, so what it keeps cannot be told",
+        expected="integer keys, one a frame",
+    )
 
 
 def violation_by_collective(collective: Collective, rank: int, message: str, expected: str, got: str) -> Violation:

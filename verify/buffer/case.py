@@ -12,7 +12,7 @@ from reference.oracle import batches
 from reference.oracle.detection import Suppression
 from verify.target.naming import Target
 from verify.video.detector import buffer_options, is_batched
-from verify.video.scan import Scan, Visit, number_of_frame, scans, suppressions
+from verify.video.scan import Scan, Visit, batch_sizes, number_of_frame, scans, suppressions
 from verify.video.scripting import why_no_scripted_buffer
 
 
@@ -31,7 +31,7 @@ def visit_lists(
         visits=tuple(Visit(frame, reverse) for frame in order),
         asynchronous=draw(st.booleans()),
         seed=draw(st.integers(0, 255)),
-        batch=draw(st.integers(1, 16)) if batched else 0,
+        batch=draw(batch_sizes(frames)) if batched else 0,
         **{"gather": False, **fixed},
     )
 
@@ -57,6 +57,10 @@ def only_frames(target: Target, world_sizes: WorldSizes) -> Scans:
 
 def scans_without_nms(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans_of(target, world_sizes, suppression=st.none())
+
+
+def scans_perhaps_with_nms(target: Target, world_sizes: WorldSizes) -> Scans:
+    return scans_of(target, world_sizes, suppression=perhaps_suppressions(target))
 
 
 def full_scans(target: Target, world_sizes: WorldSizes) -> Scans:
@@ -129,6 +133,16 @@ def visits_in_any_order(draw: st.DrawFn, target: Target, world_sizes: WorldSizes
 
 
 @st.composite
+def long_limited_scans(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    """Draw scans under a limit that visit a few chunks, so that some have been left when the last one is cut."""
+    case = draw(limited_scans(target, world_sizes))
+    if not case.batch:
+        return case
+    visited = len(case.calls())
+    return replace(case, batch=draw(st.integers(1, max(1, visited // 2))))
+
+
+@st.composite
 def limited_scans(
     draw: st.DrawFn, target: Target, world_sizes: WorldSizes, past_the_end: bool = False, resumed: bool = False
 ) -> Scan:
@@ -181,6 +195,16 @@ def scans_with_two_buffers(draw: st.DrawFn, target: Target, world_sizes: WorldSi
         replace(visit, buffer=int(prompt == prompts[-1])) for visit, prompt in zip(case.calls(), prompts, strict=True)
     ]
     return replace(case, visits=tuple(calls))
+
+
+@st.composite
+def scans_with_prompts_in_batches(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    """Draw scans whose frames have several texts each, or a box prompt in some frames and none in others."""
+    case = draw(_without_extras(target, world_sizes, min_frames=2, max_frames=12))
+    if draw(st.booleans()):
+        return replace(case, prompts=draw(st.integers(2, 3)))
+    case = replace(case, geometric=0, prompt_a_frame=True, boxless=draw(st.integers(2, 3)))
+    return replace(case, visits=tuple(replace(visit, geometric=case.number_of(visit.frame)) for visit in case.calls()))
 
 
 def scans_without_tracker(target: Target, world_sizes: WorldSizes) -> Scans:

@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 import torch
 from hypothesis import strategies as st
 
-from reference.oracle.detection import Suppression
+from reference.oracle.detection import SUPPRESSED, Suppression
 from verify.buffer.agreement import assert_features, assert_near, assert_position_encoding
 from verify.buffer.case import scans_of
 from verify.buffer.observation import Observe, observe_real
@@ -31,26 +31,29 @@ parity_check = partial(
 
 #: A few chunks and a tail at every world size; a frame of the toy takes about 20 ms.
 MAX_FRAMES = 9
-#: A logit below this stands for a detection that NMS has removed.
-SUPPRESSED = -1e3
 
 
 def _real(
     target: Target, world_sizes: st.SearchStrategy[int], suppression: st.SearchStrategy[Suppression | None]
 ) -> st.SearchStrategy[Scan]:
+    scans = scans_of(
+        target,
+        world_sizes,
+        min_frames=2,
+        max_frames=MAX_FRAMES,
+        suppression=suppression,
+        layouts=("contiguous",),
+        geometric=0,
+        gather=has_tracker_neck(target),
+    )
+    if not is_batched(target):
+        return st.builds(lambda case, boxes: replace(case, boxes=boxes), scans, st.integers(0, 2))
+    # Few cases are drawn, the simplest first: one with several frames in a batch, and boxes in each.
     return st.builds(
-        lambda case, boxes: Scan(**{**vars(case), "boxes": boxes}),
-        scans_of(
-            target,
-            world_sizes,
-            min_frames=2,
-            max_frames=MAX_FRAMES,
-            suppression=suppression,
-            layouts=("contiguous",),
-            geometric=0,
-            gather=has_tracker_neck(target),
-        ),
-        st.integers(0, 2),
+        lambda case, batch, boxes: replace(case, batch=batch, boxes=boxes),
+        scans,
+        st.sampled_from((3, 2, 4, 16)),
+        st.sampled_from((2, 1, 0)),
     )
 
 

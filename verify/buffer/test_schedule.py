@@ -125,7 +125,7 @@ def test_residency(case: Scan, observe: Observe, target: Target) -> None:
     """
     for rank, call in all_calls(observe(case)):
         allowed = 1 if call.number == len(case.calls()) - 1 else 2
-        resident = resident_frames(rank, call)
+        resident = resident_frames(rank, call, case)
         if len(chunk_numbers(resident, case)) > allowed:
             raise violation_at(
                 rank,
@@ -155,7 +155,7 @@ def test_eviction_order(case: Scan, observe: Observe, target: Target) -> None:
     """
     steps = case.steps()
     for rank, call in all_calls(observe(case)):
-        step, resident = steps[call.number], resident_frames(rank, call)
+        step, resident = steps[call.number], resident_frames(rank, call, case)
         due = {later.frame for later in steps[call.number + 1 :]}
         if case.batch:  # a batch may be detected in parts: what counts is what has been detected, and is still due
             detected = {found.frame for earlier in rank.calls[: call.number + 1] for found in earlier.detected}
@@ -197,7 +197,7 @@ def test_prefetch(case: Scan, observe: Observe, target: Target) -> None:
     """
     steps = case.steps()
     for rank, call in all_calls(observe(case)):
-        step, resident = steps[call.number], resident_frames(rank, call)
+        step, resident = steps[call.number], resident_frames(rank, call, case)
         missing = set(step.prefetched) - resident
         passed = {frame for earlier in steps[: call.number + 1] for frame in earlier.chunk}
         beyond = resident - passed - set(step.prefetched)

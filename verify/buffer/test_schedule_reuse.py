@@ -13,8 +13,10 @@ from verify.buffer.agreement import (
 )
 from verify.buffer.case import (
     limited_scans,
+    long_limited_scans,
     scans_under_two_prompts,
     scans_with_prompt_a_frame,
+    scans_with_prompts_in_batches,
     scans_with_two_buffers,
     visits_in_any_order,
 )
@@ -44,7 +46,7 @@ def test_any_order_residency(case: Scan, observe: Observe, target: Target) -> No
     behind at each jump, in the memory of every GPU.
     """
     for rank, call in all_calls(observe(case)):
-        resident = resident_frames(rank, call)
+        resident = resident_frames(rank, call, case)
         if len(chunk_numbers(resident, case)) > 2:
             raise violation_at(
                 rank,
@@ -88,14 +90,14 @@ def test_limit_past_the_end(case: Scan, observe: Observe, target: Target) -> Non
     assert_inside_clip(seen)
 
 
-@schedule_check(lambda target, sizes: limited_scans(target, sizes), why_not_provided=_why_no_limit)
+@schedule_check(long_limited_scans, why_not_provided=_why_no_limit)
 def test_limited_residency(case: Scan, observe: Observe, target: Target) -> None:
     """A scan under ``max_frame_num_to_track`` leaves nothing behind: a chunk goes when the scan has left it.
 
     A chunk that is stored under its cut end, and looked for under its whole one, stays in the memory of every GPU.
     """
     for rank, call in all_calls(observe(case)):
-        resident = resident_frames(rank, call)
+        resident = resident_frames(rank, call, case)
         left = chunk_numbers((visit.frame for visit in case.calls()[: call.number]), case)
         left -= chunk_numbers([call.visit.frame], case)
         stale = frozenset(frame for frame in resident if chunk_numbers([frame], case) <= left)
@@ -140,6 +142,16 @@ def test_own_prompts(case: Scan, observe: Observe, target: Target) -> None:
 
     The prompt handed over with the call is not used. One frame's prompt for the whole batch, or prompts exchanged
     within it, find the objects of another frame's prompt.
+    """
+    assert_own_detections(observe(case))
+
+
+@schedule_check(scans_with_prompts_in_batches, why_not_applicable=_why_no_prompt_by_stage, kind=HAZARD)
+def test_prompts_in_a_batch(case: Scan, observe: Observe, target: Target) -> None:
+    """Frames with several texts each, or some with a box prompt and some without, are detected together as alone.
+
+    Today's callers give one text and no boxes. A batch with one row a frame loses the second text's objects; one that
+    takes what fills a frame's boxes up for boxes finds the objects of prompts that nobody gave.
     """
     assert_own_detections(observe(case))
 

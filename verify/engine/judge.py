@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
@@ -158,8 +159,8 @@ class Gate:
         try:
             for entry in entries:
                 violation = trial.first_violation(partial(_covered, (entry,), launcher))
-                if violation is None and trial.cases_of_last_search == 0:
-                    continue  # no case here meets the entry's condition
+                if violation is None and (trial.cases_of_last_search == 0 or entry.avoidable):
+                    continue  # no case here meets the entry's condition, or the target works around it
                 if violation is None:
                     if launcher != check.launchers[0]:
                         continue  # of the few cases here none need show it; the first launcher tells
@@ -279,14 +280,19 @@ class _Trial:
         self, world_sizes: st.SearchStrategy[int], examples: int, wanted: Callable[[Case], bool], shrink: bool
     ) -> Violation | None:
         found: dict[Case, Violation] = {}
+        interrupted: list[tuple[Case, Violation]] = []
         deadline = [float("inf")]
 
         def run(case: Case) -> None:
             if case in found:
                 raise found[case]
-            if time.monotonic() > deadline[0]:
+            if interrupted or time.monotonic() > deadline[0]:
                 hypothesis.reject()
-            violation = self.compare(case)
+            try:
+                violation = self.compare(case)
+            except pytest.fail.Exception as error:  # pytest-timeout's, out of whatever was under way
+                interrupted.append((case, Violation(f"the time of the check was up during this case: {error}")))
+                raise
             if violation is not None:
                 deadline[0] = min(deadline[0], time.monotonic() + self.gate.profile.shrink_seconds)
                 found[case] = violation
@@ -310,11 +316,13 @@ class _Trial:
         except Violation as smallest:
             self._violating = next(case for case, violation in found.items() if violation is smallest)
             return smallest
-        except Flaky:  # the time for shrinking ran out between two runs of a case
-            self._violating, last = next(reversed(found.items()))
+        except (Flaky, Unsatisfiable, pytest.fail.Exception):
+            # The time for shrinking ran out between two runs of a case, or the time of the check in a case.
+            ended = [*interrupted, *found.items()]
+            if not ended:
+                return None  # no case can be drawn
+            self._violating, last = ended[-1]
             return last
-        except Unsatisfiable:
-            return None
         return None
 
     def finding(self, violation: Violation) -> Finding:

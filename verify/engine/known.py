@@ -17,10 +17,12 @@ A file of entries in TOML::
     code = "NAME"                             # optional: the methods whose defect this is
     methods = ["…"]                           # optional: which of them; all of NAME's without
     subject = "batched"                       # optional: of several classes and buffers this one
+    avoidable = true                          # optional: whoever uses the methods may work around the defect
 
 A target whose methods are upstream's has not made their defects: a failure that an entry with ``code`` explains is
 then *inherited*. Entries are strict. The check must fail on the cases that meet the condition (``xfailed``), and must
-pass on all others; one that passes where it is said to fail is reported as ``xpassed``, a failure.
+pass on all others; one that passes where it is said to fail is reported as ``xpassed``, a failure, unless its defect is
+avoidable.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from typing import Any, get_type_hints
 
 from verify.engine.check import Case, Check
 
-_ENTRY = {"check", "reason", "link", "match", "condition", "code", "methods", "subject"}
+_ENTRY = {"check", "reason", "link", "match", "condition", "code", "methods", "subject", "avoidable"}
 
 
 class KnownError(Exception):
@@ -57,6 +59,8 @@ class Known:
     subject: str = ""
     #: The upstream release that an inherited failure comes from; "" for one of the target's own.
     release: str = ""
+    #: Whether a target may use the methods and not have the defect.
+    avoidable: bool = False
 
     def covers(self, case: Case, launcher: str) -> bool:
         """Whether a case on a launcher meets the entry's condition."""
@@ -103,6 +107,8 @@ def _entry(
     for key in ("link", "match", "subject"):
         if not isinstance(data.get(key, ""), str):
             raise KnownError(f"{at}: {key} is not a string")
+    if not isinstance(data.get("avoidable", False), bool):
+        raise KnownError(f"{at}: avoidable is neither true nor false")
     if data["check"] not in checks:
         raise KnownError(f"{at}: there is no check {data['check']!r}; --list-checks names them")
     try:
@@ -121,7 +127,8 @@ def _entry(
     allowed = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in condition.items()}
     methods = _methods(data, code, at)
     link, match, subject = (data.get(key, "") for key in ("link", "match", "subject"))
-    return Known(data["check"], data["reason"], link, match, allowed, methods, subject, release)
+    avoidable = data.get("avoidable", False)
+    return Known(data["check"], data["reason"], link, match, allowed, methods, subject, release, avoidable)
 
 
 def _methods(data: Mapping[str, Any], code: Mapping[str, Mapping[str, str]], at: str) -> dict[str, str]:

@@ -30,11 +30,12 @@ MARGIN = 16.0
 Named = Mapping[str, torch.Tensor]
 
 
-def perturbed(images: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """Give ``images`` with each value moved to the next float above or below, drawn from a seed."""
+def perturbed(images: torch.Tensor, seed: int = 0, precision: torch.dtype = torch.float32) -> torch.Tensor:
+    """Give ``images`` with each value moved to a number next to it in a ``precision``, drawn from a seed."""
     up = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
-    infinity = torch.full_like(images, float("inf"))
-    return torch.nextafter(images, torch.where(up.to(images.device), infinity, -infinity))
+    rounded = images.to(precision)
+    infinity = torch.full_like(rounded, float("inf"))
+    return torch.nextafter(rounded, torch.where(up.to(images.device), infinity, -infinity)).to(images.dtype)
 
 
 def rounding(largest: float, dtype: torch.dtype = torch.float32) -> float:

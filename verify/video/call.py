@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
+from enum import Enum
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -58,25 +61,50 @@ def call_buffer(
     return returned[0] if isinstance(returned, tuple) else returned
 
 
-def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+_SEQUENCES = (list, tuple, set, frozenset, deque)
+
+
+def _parts(value: Any) -> Iterator[tuple[str | None, Any]]:
+    """What a container or an object holds: by name, where it has one."""
+    if isinstance(value, Mapping):
+        yield from ((key if isinstance(key, str) else None, item) for key, item in value.items())
+    elif isinstance(value, _SEQUENCES):
+        yield from ((None, item) for item in value)
+    elif not isinstance(value, (torch.nn.Module, type, ModuleType)):
+        yield from getattr(value, "__dict__", {}).items()
+        yield from ((slot, getattr(value, slot)) for slot in _slots(type(value)) if hasattr(value, slot))
+
+
+def _slots(cls: type) -> Iterator[str]:
+    for base in cls.__mro__:
+        named = base.__dict__.get("__slots__", ())
+        yield from (slot for slot in ((named,) if isinstance(named, str) else named) if not slot.startswith("__"))
+
+
+#: What holds nothing but itself.
+_PLAIN = (type(None), int, float, complex, str, bytes, range, slice, Enum, torch.dtype, torch.device)
+
+
+def _contents(value: Any, name: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """All tensors within a value, each with the innermost name that it goes by, and all that cannot be looked into."""
     if isinstance(value, torch.Tensor):
         yield name, value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _tensors(item, key if isinstance(key, str) else name)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item, name)
+    elif not isinstance(value, _PLAIN) and id(value) not in seen:
+        seen.add(id(value))
+        parts = list(_parts(value))
+        if not parts and not isinstance(value, (Mapping, *_SEQUENCES)):
+            yield name, value
+        for part, item in parts:
+            yield from _contents(item, part or name, seen)
 
 
-def _detected(kept: Any) -> Iterator[int]:
-    """The frames of all scripted boxes that a buffer holds, however it is laid out."""
-    for name, values in _tensors(kept, ""):
-        if name == "pred_boxes" and values.dim() >= 3:
-            for row in values:
-                origin = identify(name, row)
-                if origin is not None:
-                    yield origin.frame
+def _frames_of_boxes(name: str, values: Any) -> Iterator[int]:
+    """The frames that scripted boxes are of; none where it is something else."""
+    if name == "pred_boxes" and isinstance(values, torch.Tensor) and values.dim() >= 3:
+        for row in values:
+            origin = identify(name, row)
+            if origin is not None:
+                yield origin.frame
 
 
 def frames_kept(target: Target, kept: Mapping[Any, Any]) -> frozenset[int] | None:
@@ -86,7 +114,8 @@ def frames_kept(target: Target, kept: Mapping[Any, Any]) -> frozenset[int] | Non
     frame they are of: how it names its chunks is its own affair.
     """
     if is_batched(target):
-        frames = frozenset(_detected(kept))
-        return frames if frames or not any(_tensors(kept, "")) else None
+        contents = list(_contents(kept, "", set()))
+        frames = frozenset(frame for name, values in contents for frame in _frames_of_boxes(name, values))
+        return frames if frames or not contents else None
     frames = frozenset(key for key in kept if isinstance(key, int) and not isinstance(key, bool))
     return None if kept and not frames else frames

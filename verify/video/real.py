@@ -81,7 +81,7 @@ def single_process(target: Target, case: Scan, perturbation: int = 0) -> list[di
         model = real_detector(target, case)
         clip = clip_of(case)
         if perturbation:
-            clip.img_batch = perturbed(clip.img_batch, perturbation)
+            clip.img_batch = perturbed(clip.img_batch, perturbation, precision_of(target))
         stages = clip.find_inputs
         prompts = [prompt_of(stage if is_batched(target) else stages[0]) for stage in stages]
         return detection.detect_clip(model, clip, lambda frame: prompts[frame], case.suppression)

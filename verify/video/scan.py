@@ -58,6 +58,8 @@ class Scan:
     geometric: int = 0
     #: Whether the prompts of frames differ: that of frame t has the number ``number_of_frame(t)``.
     prompt_a_frame: bool = False
+    #: Where the prompts of frames differ, every so many frames there is one without a box; 0: there is none.
+    boxless: int = 0
     #: Text prompts a frame.
     prompts: int = 1
     #: ``gather_backbone_out`` of the detector's constructor; its default (None) follows from the backbone.
@@ -97,9 +99,13 @@ class Scan:
         """Which rank's detection of ``frame`` the buffer of ``rank`` answers with: in batches each has its own."""
         return rank if self.batch else schedule.detecting_rank(frame, self.world_size)
 
+    def number_of(self, frame: int) -> int:
+        """The number of a frame's own geometric prompt, where the prompts of frames differ."""
+        return 0 if self.boxless and frame % self.boxless == 0 else number_of_frame(frame)
+
     def numbers(self, visit: Visit) -> tuple[int, ...]:
         """The number of each frame's own geometric prompt during a visit."""
-        return tuple(number_of_frame(frame) if self.prompt_a_frame else visit.geometric for frame in range(self.frames))
+        return tuple(self.number_of(frame) if self.prompt_a_frame else visit.geometric for frame in range(self.frames))
 
     def as_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as JSON; frames and world size always."""
@@ -138,6 +144,11 @@ def suppressions(iom: bool = False) -> st.SearchStrategy[Suppression]:
     )
 
 
+def batch_sizes(frames: int) -> st.SearchStrategy[int]:
+    """Batch sizes up to the 16 that SAM 3.1's predictor takes, and as often such that a clip has several batches."""
+    return st.integers(1, max(1, frames // 3)) | st.integers(1, 16)
+
+
 @st.composite
 def scans(
     draw: st.DrawFn,
@@ -172,7 +183,7 @@ def scans(
         "seed": draw(st.integers(0, 255)),
     }
     if batched:
-        values |= {"batch": draw(st.integers(1, 16)), "prompts": 1}
+        values |= {"batch": draw(batch_sizes(frames)), "prompts": 1}
     if {**values, **fixed}["suppression"] is None:  # sam3's NMS itself takes contiguous masks only
         values["layout"] = draw(st.sampled_from(layouts))
     return Scan(frames, world_size, start, backwards, **{**values, **fixed})

@@ -1,0 +1,70 @@
+"""How the judge ends: in a case that does not come to an end, and with entries that say what is known to fail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.judging import CHECKS, SEEDED
+from verify.engine.check import THREADS
+from verify.engine.finding import Violation
+from verify.engine.judge import Gate
+from verify.engine.known import Known
+from verify.engine.launchers import Launchers
+from verify.engine.result import FAILED, INHERITED, PASSED, XPASSED, Result
+from verify.target.naming import Target
+
+pytest_plugins = ["tests.judging"]
+#: As pytest-timeout ends a test, out of whatever is under way.
+TIME_IS_UP = "Timeout (>300.0s) from pytest-timeout."
+
+
+def _judged(body: Any, launchers: Launchers, *known: Known) -> Result:
+    check = replace(CHECKS["test_coverage"], body=body)
+    return Gate(Target("sam3"), launchers, SEEDED, known).judge(check, THREADS)
+
+
+@pytest.mark.parametrize("first", [1, 4])
+def test_the_time_of_a_check_is_up_in_a_case(first: int, launchers: Launchers) -> None:
+    calls = []
+
+    def body(case: Any, observe: Any, target: Any) -> None:
+        calls.append(case)
+        if len(calls) >= first:
+            pytest.fail(TIME_IS_UP)
+
+    result = _judged(body, launchers)
+    assert result.outcome == FAILED
+    assert result.finding is not None
+    assert result.finding.message == f"the time of the check was up during this case: {TIME_IS_UP}"
+    assert result.finding.case == calls[-1].as_json()
+    assert len(calls) == first, "nothing is tried again: it may never end"
+
+
+ENTRY = Known("test_coverage", "a kernel for inference", match="in the kernel", methods={"kernel": "0"}, release="3")
+AVOIDABLE = replace(ENTRY, avoidable=True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "fails_with", "outcome"),
+    [
+        (ENTRY, None, XPASSED),
+        (AVOIDABLE, None, PASSED),
+        (ENTRY, "raised in the kernel", INHERITED),
+        (AVOIDABLE, "raised in the kernel", INHERITED),
+        (ENTRY, "frames are exchanged", FAILED),
+        (AVOIDABLE, "frames are exchanged", FAILED),
+    ],
+)
+def test_who_works_around_a_defect_may_pass(
+    entry: Known, fails_with: str | None, outcome: str, launchers: Launchers
+) -> None:
+    def body(case: Any, observe: Any, target: Any) -> None:
+        if fails_with is not None:
+            raise Violation(fails_with)
+
+    result = _judged(body, launchers, entry)
+    assert result.outcome == outcome, result
+    assert result.cases == (0 if fails_with else 25)
