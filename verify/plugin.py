@@ -6,8 +6,11 @@ reports; and the ranks of torchrun, where all of them judge together and rank 0 
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import shutil
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,13 +22,17 @@ import torch
 from fixtures.ranks import RanksFailed, RendezvousError, Torchrun
 from fixtures.toy.shrink import CannotShrink
 from verify import request
+from verify.engine import interrupt
 from verify.engine import report as reports
+from verify.engine.aftermath import Plan, ended, stack_at_end
 from verify.engine.check import HAZARD, PROCESSES, Check
 from verify.engine.finding import finding_of
-from verify.engine.judge import Gate, violation_of
+from verify.engine.journal import VARIABLE, Journal, journal_of_process, pages
+from verify.engine.judge import Gate, violation_of, violation_of_error
 from verify.engine.known import Known
 from verify.engine.launchers import Launchers
 from verify.engine.options import Options, UsageError, job_world_size
+from verify.engine.report import Counts
 from verify.engine.result import (
     BLOCKED,
     FAILED,
@@ -39,6 +46,7 @@ from verify.engine.result import (
     Result,
     result_from_json,
 )
+from verify.engine.supervisor import IMPORTS
 from verify.groups import GROUPS, PRELOADED, registered
 from verify.target.fingerprint import identity
 from verify.target.models import construction
@@ -61,6 +69,7 @@ class Session:
     judged: dict[Any, Result] = field(default_factory=dict)
     #: What is being judged.
     judging: Target | None = None
+    journal: Journal = field(default_factory=Journal)
 
     @property
     def rank(self) -> int:
@@ -144,11 +153,57 @@ def _job(options: Options[Target], config: pytest.Config) -> Torchrun | None:
     return job
 
 
+#: For how much longer than a check may take by pytest's clock, which its process may no longer obey.
+_OVERDUE = 60.0
+
+
+def _journal(config: pytest.Config) -> Journal:
+    """The journal of this process: in the folder that the supervisor reads, or where workers need one, in another."""
+    if "WORLD_SIZE" in os.environ:
+        return Journal()  # the ranks watch over each other
+    if VARIABLE not in os.environ and getattr(config.option, "numprocesses", None):
+        folder = tempfile.mkdtemp(prefix="sam3-video-verify-")
+        os.environ[VARIABLE] = folder  # workers inherit it
+        config.add_cleanup(_remove_journal)
+    journal = journal_of_process()
+    if not _is_worker(config):
+        option = config.option
+        unknown = {"version": "unknown", "commit": None, "folder": ""}
+        target = {"spec": option.target, "builder": option.builder, "origin": "", "sam3": unknown, "subjects": []}
+        report = str(Path(option.report).absolute()) if option.report else None
+        plan = Plan("the target was imported and built", target, {}, (), Counts(), report, IMPORTS)
+        journal.plan(plan.as_json())
+    return journal
+
+
+def _remove_journal() -> None:
+    shutil.rmtree(os.environ.pop(VARIABLE), ignore_errors=True)
+
+
+def _plan(gate: Session, doing: str) -> Plan:
+    options = gate.options
+    environment = reports.environment(options.backend, None, options.profile.name, options.seed)
+    report = str(options.report.absolute()) if options.report else None
+    patience = _SECONDS * _scale(options) + _OVERDUE
+    planned = tuple(_planned(gate))
+    return Plan(doing, identity(options.target), environment, planned, options.counts, report, patience)
+
+
+#: How long one check may take on one launcher, with the profile ``quick``.
+_SECONDS = 300
+
+
+def _scale(options: Options[Target]) -> int:
+    return max(1, options.profile.examples // 25)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # ranks share the cores; and sums of floats must not depend on how many there are
     if not _includes_gate(config):
         return
+    journal = _journal(config)
+    interrupt.listen(journal.interrupted)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what sam3 imports; pytest's own filters are not in force yet
@@ -156,6 +211,11 @@ def pytest_configure(config: pytest.Config) -> None:
             construction(options.target, tracker=True)
     except (UsageError, CannotShrink) as error:
         raise pytest.UsageError(str(error)) from None
+    except (SystemExit, KeyboardInterrupt) as error:
+        if interrupt.by_the_user(error):
+            raise
+        said = " ".join(str(violation_of_error(error).args[0]).split())
+        raise pytest.UsageError(f"--target {config.option.target}: cannot be imported and built: {said}") from None
     job = _job(options, config)
     if job is not None:
         options = replace(options, seed=job.broadcast(options.seed))
@@ -164,14 +224,20 @@ def pytest_configure(config: pytest.Config) -> None:
             for name in ("xmlpath", "htmlpath"):
                 if hasattr(config.option, name):
                     setattr(config.option, name, None)
-    session = config.stash[_SESSION] = Session(options, Launchers(options.backend, job, PRELOADED))
+    session = config.stash[_SESSION] = Session(options, Launchers(options.backend, job, PRELOADED), journal=journal)
     if not _is_worker(config):
+        journal.plan(_plan(session, "no check was made").as_json())
         config.pluginmanager.register(_Collector(session))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     gate = session.config.stash.get(_SESSION, None)
+    if gate is not None and gate.journal.stack is not None:
+        # In place of standard error: the stack that a fault is met in becomes a part of the finding.
+        stack = gate.journal.stack.open("w")
+        faulthandler.enable(stack)
+        session.config.add_cleanup(stack.close)
     if gate is not None and gate.rank:
         reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
@@ -247,8 +313,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         launcher = item.callspec.params["launcher"]  # type: ignore[attr-defined]
         selected = check.name in gate.options.checks and launcher in gate.options.launchers
         (kept if selected else dropped).append(item)
-        scale = max(1, gate.options.profile.examples // 25)
-        item.add_marker(pytest.mark.timeout(300 * scale))
+        item.add_marker(pytest.mark.timeout(_SECONDS * _scale(gate.options)))
     if dropped:
         config.hook.pytest_deselected(items=dropped)
     # Threads first, while the server of processes imports; groups in their order, as in the report.
@@ -269,6 +334,7 @@ class GateOfItem:
     def run(self, check: Check, launcher: str, subject: Target) -> None:
         options, session = self.session.options, self.session
         session.judging = subject
+        session.journal.item = (check.name, self.item.nodeid)
         gate = Gate(
             subject,
             session.launchers,
@@ -279,6 +345,7 @@ class GateOfItem:
             options.case,
             registered(),
             session.judged,
+            session.journal,
         )
         result = replace(gate.judge(check, launcher), subject=subject.subject_name)
         self.item.user_properties.append((_PROPERTY, result.as_json()))
@@ -312,7 +379,24 @@ class _Collector:
         if report.when == "call":
             for name, value in report.user_properties:
                 if name == _PROPERTY and isinstance(value, dict):
-                    self.session.parts.append(result_from_json(value))
+                    self._add(value)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_handlecrashitem(self, crashitem: str, report: pytest.TestReport) -> None:
+        """Give a check its result whose worker was ended; xdist starts another worker for the rest."""
+        folder = self.session.journal.folder
+        if folder is None:
+            return
+        for page in pages(folder):
+            if page.under_way is not None and page.under_way.item == crashitem:
+                result = ended(page.under_way, "a worker of xdist was ended", stack_at_end(folder, page.name))
+                self._add(result.as_json())
+                text = result.finding.render() if result.finding else ""
+                report.longrepr = f"{report.longrepr}\n{text}"
+
+    def _add(self, result: dict[str, Any]) -> None:
+        self.session.parts.append(result_from_json(result))
+        self.session.journal.add(result)
 
 
 def _planned(gate: Session) -> list[reports.Planned]:
@@ -373,6 +457,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     gate.launchers.close()
     if _is_worker(session.config):
         return
+    gate.journal.plan(_plan(gate, "the report was made, after all checks").as_json())
     gate.report = _conclude(gate, measure=gate.rank == 0)
     if gate.options.report and gate.rank == 0:
         reports.write(gate.report, gate.options.report)

@@ -50,6 +50,11 @@ def _without_extras(target: Target, world_sizes: WorldSizes, **options: Any) -> 
     return scans_of(target, world_sizes, suppression=st.none(), layouts=("contiguous",), gather=False, **options)
 
 
+def only_frames(target: Target, world_sizes: WorldSizes) -> Scans:
+    """The simplest scan: of the only frame of a clip, by one rank."""
+    return st.just(Scan(frames=1, world_size=1, gather=False, batch=int(is_batched(target))))
+
+
 def scans_without_nms(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans_of(target, world_sizes, suppression=st.none())
 

@@ -16,4 +16,5 @@ schedule_check = partial(
     from_json=scan_from_json,
     why_not_provided=why_no_scripted_buffer,
     per_subject=True,
+    rests_on=("test_answers_at_all",),
 )

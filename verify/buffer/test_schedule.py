@@ -17,7 +17,7 @@ from verify.buffer.agreement import (
     resident_frames,
     violation_at,
 )
-from verify.buffer.case import full_scans, scans_without_nms
+from verify.buffer.case import full_scans, only_frames, scans_without_nms
 from verify.buffer.group import schedule_check
 from verify.buffer.observation import Observe, Seen
 from verify.engine.check import THREADS
@@ -25,6 +25,20 @@ from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.video.detector import DETECTIONS, is_batched
 from verify.video.scan import Scan
+
+
+@schedule_check(only_frames, launchers=(THREADS,))
+def test_answers_at_all(case: Scan, observe: Observe, target: Target) -> None:
+    """The buffer answers for the only frame of a clip, on one rank, with detections.
+
+    A buffer that fails on this, or does not come to an end, fails on everything: no other check could tell anything.
+    """
+    for rank, call in all_calls(observe(case)):
+        if not any(key in call.answer for key in DETECTIONS):
+            keys = ", ".join(map(str, call.answer)) or "nothing"
+            raise violation_at(
+                rank, call, "the answer has no detections", expected=", ".join(DETECTIONS), got=keys, case=case
+            )
 
 
 @schedule_check(scans_without_nms)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+#: The environment variable that says how the gate was started, where it was not by pytest.
+STARTED_BY = "SAM3_VIDEO_VERIFY_STARTED_BY"
 #: How a call of the buffer is named where there is only text to say it.
 _CALL = re.compile(r"\bcall (\d+), frame (\d+)")
 
@@ -150,5 +153,6 @@ def _case_text(case: Mapping[str, Any]) -> str:
 
 def replay_command(options: str, check: str, launcher: str, case: Mapping[str, Any] | None = None) -> str:
     """One line to paste that runs this check again, on exactly this case where there is one."""
-    command = f"python -m pytest verify {options} --only {check} --launcher {launcher}"
+    started = os.environ.get(STARTED_BY, "python -m pytest verify")
+    command = f"{started} {options} --only {check} --launcher {launcher}"
     return command if case is None else f"{command} --case {shlex.quote(json.dumps(case, separators=(',', ':')))}"

@@ -20,8 +20,11 @@ from fixtures.ranks import RanksFailed
 from fixtures.ranks.stacks import release_frames
 from verify.engine.check import THREADS, Case, Check, Target
 from verify.engine.finding import Finding, NotCovered, Violation, call_in, finding_of, replay_command
+from verify.engine.interrupt import by_the_user
+from verify.engine.journal import Journal, UnderWay
 from verify.engine.known import Known
 from verify.engine.launchers import PROCESS_WORLD_SIZES, THREAD_WORLD_SIZES, Launchers
+from verify.engine.process_state import ProcessState
 from verify.engine.profile import PROFILES, Profile
 from verify.engine.raised import frames_outside_torch
 from verify.engine.result import (
@@ -56,6 +59,8 @@ class Gate:
     #: Checks that others may rest on, by name, and how they ended, by target and name.
     bases: Mapping[str, Check] = field(default_factory=dict)
     judged: dict[tuple[Target, str], Result] = field(default_factory=dict)
+    #: Where it is kept what is under way, for when the target ends the process.
+    journal: Journal = field(default_factory=Journal)
 
     def world_sizes(self, launcher: str) -> tuple[int, ...]:
         if launcher == THREADS:
@@ -67,18 +72,26 @@ class Gate:
 
         Under torchrun, rank 0 alone runs what needs no process, and every rank gets its result.
         """
+        self.note(check, launcher)
         if check.rests_on and self._provides(check) and (blocked := self._blocked(check)) is not None:
+            self.journal.begin(None)
             return blocked
         job = self.launchers.job
         if job is not None and launcher == THREADS:
-            return job.broadcast(self._guarded(check, launcher) if job.rank == 0 else None)
-        return self._guarded(check, launcher)
+            result: Result = job.broadcast(self._guarded(check, launcher) if job.rank == 0 else None)
+        else:
+            result = self._guarded(check, launcher)
+        if self.case is None and launcher == check.launchers[0]:
+            self.judged[self.target, check.name] = result
+        return result
 
     def _provides(self, check: Check) -> bool:
         """Whether the target has what a check is about; what goes wrong in telling so is for the check to say."""
         try:
             return check.why_not_provided(self.target) is None
-        except Exception:
+        except BaseException as error:
+            if by_the_user(error):
+                raise
             return False
 
     def _blocked(self, check: Check) -> Result | None:
@@ -96,20 +109,38 @@ class Gate:
                 return Result(check.name, check.group, check.kind, BLOCKED, reason=reason, blocked_by=base.name)
         return None
 
+    def note(self, check: Check, launcher: str, case: Case | None = None) -> None:
+        """Keep in the journal what is under way from now on."""
+        target = self.target
+        self.journal.begin(
+            UnderWay(
+                "a case of it was run" if case else "it was asked whether the target provides what it is about",
+                check.name,
+                check.group,
+                check.kind,
+                launcher,
+                target.spec,
+                target.options(),
+                getattr(target, "subject_name", ""),
+                case.as_json() if case else None,
+                *self.journal.item,
+            )
+        )
+
     def _guarded(self, check: Check, launcher: str) -> Result:
         started = time.monotonic()
+        self.note(check, launcher)
         try:
-            return self._judge(check, launcher)
-        except Exception as error:  # whatever the target did, it ends as a finding
-            finding = finding_of(
-                violation_of_error(error),
-                check=check.name,
-                target=self.target.spec,
-                launcher=launcher,
-                replay=replay_command(self.target.options(), check.name, launcher),
-            )
+            result = self._judge(check, launcher)
+        except BaseException as error:  # whatever the target did, it ends as a finding
+            if by_the_user(error):
+                raise
+            under_way = self.journal.under_way
+            finding = None if under_way is None else under_way.finding(violation_of_error(error))
             seconds = round(time.monotonic() - started, 3)
-            return Result(check.name, check.group, check.kind, FAILED, seconds=seconds, finding=finding)
+            result = Result(check.name, check.group, check.kind, FAILED, seconds=seconds, finding=finding)
+        self.journal.begin(None)
+        return result
 
     def _judge(self, check: Check, launcher: str) -> Result:
         started = time.monotonic()
@@ -118,7 +149,11 @@ class Gate:
             return replace(empty, outcome=NOT_PROVIDED, reason=reason)
         if check.why_not_applicable is not None and (reason := check.why_not_applicable(self.target)):
             return replace(empty, outcome=NOT_APPLICABLE, reason=reason)
-        trial = _Trial(self, check, launcher)
+        with ProcessState() as process:
+            return self._tried(_Trial(self, check, launcher, process), check, launcher, started)
+
+    def _tried(self, trial: _Trial, check: Check, launcher: str, started: float) -> Result:
+        empty = Result(check.name, check.group, check.kind, PASSED)
         entries = [entry for entry in self.known if entry.check == check.name]
         expected: Finding | None = None
         outcome, reason = PASSED, ""
@@ -166,8 +201,8 @@ def _covered(entries: Sequence[Known], launcher: str, case: Case) -> bool:
 class _Trial:
     """One check on one launcher: its cases, and the smallest one that violates it."""
 
-    def __init__(self, gate: Gate, check: Check, launcher: str) -> None:
-        self.gate, self.check, self.launcher = gate, check, launcher
+    def __init__(self, gate: Gate, check: Check, launcher: str, process: ProcessState) -> None:
+        self.gate, self.check, self.launcher, self.process = gate, check, launcher, process
         self.drawn = 0
         self.compared = 0
         self.cases_of_last_search = 0
@@ -176,11 +211,29 @@ class _Trial:
     def _observe(self, case: Case) -> Any:
         return self.check.observation(self.gate.launchers.get(self.launcher), self.gate.target, case)
 
+    def _made(self, case: Case) -> tuple[bool | None, str]:
+        """Make the check on a case; gives whether it had something to compare, and what of the process was damaged."""
+        self.gate.note(self.check, self.launcher, case)
+        triggered, error = None, None
+        try:
+            triggered = self.check.body(case, self._observe, self.gate.target)
+        except BaseException as raised:
+            error = raised
+        damage = self.process.mend()  # first of all: nothing goes on without
+        if threads := self.process.new_threads():
+            self.gate.journal.threads_left(threads)
+        if error is not None and (by_the_user(error) or not damage):
+            try:
+                raise error
+            finally:
+                del error  # its stack holds this frame, and that would hold the error
+        return triggered, damage
+
     def compare(self, case: Case) -> Violation | None:
         """Observe and compare one case; gives the violation, if there is one."""
         self.drawn += 1
         try:
-            triggered = self.check.body(case, self._observe, self.gate.target)
+            triggered, damage = self._made(case)
         except Violation as violation:
             release_frames(violation)
             return violation
@@ -192,9 +245,13 @@ class _Trial:
             return violation_of(failure)
         except NotCovered:
             raise
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if by_the_user(error):
+                raise
             release_frames(error)
             return violation_of_error(error)
+        if damage:
+            return Violation(damage)
         if triggered is not False:
             self.compared += 1
             self.cases_of_last_search += 1

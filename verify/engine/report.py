@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from verify.engine.check import HAZARD, Check
+from verify.engine.check import HAZARD
 from verify.engine.result import (
     BLOCKED,
     FAILED,
@@ -142,11 +142,24 @@ def _finding(result: Result) -> dict[str, Any] | None:
     return {**result.finding.as_json(), "carrier": result.finding.launcher} if result.finding else None
 
 
+class Named(Protocol):
+    """What of a check its result repeats."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def group(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def rests_on(self) -> tuple[str, ...]: ...
+
+
 @dataclass(frozen=True)
 class Planned:
     """A check that is to be made, of a subject, in so many parts."""
 
-    check: Check
+    check: Named
     subject: str
     parts: int
     #: Whether it is listed as known to fail, and every case of it is run.

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from fixtures.search_path import pin
 from fixtures.toy.build import assemble, assemble_like
 from verify.target.naming import BUILDER, DETECTOR, LOSS, OURS, SYMBOL, Target, TargetError, is_path
 
@@ -125,9 +126,8 @@ def _use_checkout(folder: Path, what: str) -> None:
         raise TargetError(
             f"{what}: sam3 is already imported from {Path(str(loaded.__file__)).parent}; verify one target a process"
         )
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-        importlib.invalidate_caches()
+    pin("sam3", folder)
+    importlib.invalidate_caches()
 
 
 def package_folder() -> Path:

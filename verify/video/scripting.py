@@ -12,6 +12,7 @@ from torch import nn
 from fixtures.ranks import RanksFailed, Threads
 from fixtures.synthetic.script import Script
 from fixtures.synthetic.scripted_detector import Detected, numbered_prompt, numbered_text, scripted_forward, stages
+from reference.oracle import detection
 from verify.target.naming import Target
 from verify.video.call import call_buffer
 from verify.video.detector import detector, is_batched, why_no_buffer
@@ -54,17 +55,46 @@ def _another_number(number: int) -> int:
     return UNUSED if number != UNUSED else number_of_frame(0)
 
 
+def _only_frame(target: Target) -> Scan:
+    """The simplest case: the only frame of a clip, on one rank."""
+    return Scan(frames=1, world_size=1, gather=False, batch=int(is_batched(target)))
+
+
+def _answers_by_itself(target: Target) -> bool:
+    """Whether the target's buffer answers for the only frame of a clip with the target's own detector."""
+    from verify.video import real  # which asks here whether a stand-in can be used
+
+    case = _only_frame(target)
+
+    def visit_one_frame(rank: int, world_size: int) -> None:
+        with real.as_called(target):
+            model, clip = real.real_detector(target, case), real.clip_of(case)
+            backbone_out = {"img_batch_all_stages": clip.img_batch, **detection.encode_text(model, clip)}
+            prompt = real.prompt_of(clip.find_inputs[0])
+            inputs = {"backbone_out": backbone_out, "find_inputs": clip.find_inputs, "geometric_prompt": prompt}
+            call_buffer(target, model, case, Visit(0), inputs, {})
+
+    ranks = Threads()
+    try:
+        ranks.run(visit_one_frame, 1)
+    except RanksFailed:
+        return False
+    finally:
+        ranks.close()
+    return True
+
+
 @lru_cache(maxsize=8)
 def first_answer(target: Target) -> Mapping[str, Any] | str:
     """What the target's buffer answers for the only frame of a clip, with a scripted detector; in words why it cannot.
 
-    A buffer that does not detect through ``self.forward_grounding`` answers without calling the stand-in.
+    A buffer that does not detect through ``self.forward_grounding`` answers without calling the stand-in. One that
+    fails before it calls it, and with the target's own detector as well, is wrong, and no reason: its answer is empty.
     """
     if reason := why_no_buffer(target):
         return reason
     calls: list[Detected] = []
-    case = Scan(frames=1, world_size=1, gather=False, batch=int(is_batched(target)))
-    visit = Visit(0)
+    case, visit = _only_frame(target), Visit(0)
 
     def visit_one_frame(rank: int, world_size: int) -> dict[str, Any]:
         model = scripted_detector(target, case, Script(), rank, calls)
@@ -78,8 +108,9 @@ def first_answer(target: Target) -> Mapping[str, Any] | str:
     try:
         answer = ranks.run(visit_one_frame, 1)[0].value
     except RanksFailed as failure:
-        if not calls:
-            return f"the buffer fails before it calls self.forward_grounding: {failure.reason}"
+        if not calls and _answers_by_itself(target):
+            return f"with a stand-in the buffer fails before it calls self.forward_grounding: {failure.reason}"
+        return {}
     finally:
         ranks.close()
     if not calls:
