@@ -31,13 +31,23 @@ def _append(path: Path, text: str) -> None:
     path.write_text(f"{installed}\n\n{text}")
 
 
-def write(folder: Path) -> Path:
-    """Write the checkout's package ``sam3`` into ``folder``, and give the package's path."""
+def write_plain(folder: Path, **appended: str) -> Path:
+    """Write the installed package ``sam3`` into ``folder``, and give its path.
+
+    ``appended``: what stands at the end of modules of ``sam3.model``, by their names.
+    """
     package = folder / "sam3"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(sam3.__file__).parent, package, ignore=ignored, copy_function=os.symlink)
+    for module, text in appended.items():
+        _append(package / "model" / f"{module}.py", text)
+    return package
+
+
+def write(folder: Path) -> Path:
+    """Write the checkout's package ``sam3`` into ``folder``, and give the package's path."""
+    package = write_plain(folder, vitdet="from sam3.model.fused_mlp import FusedMlp as Mlp  # noqa: E402\n")
     for name, place in _ADDED.items():
         shutil.copy(OWN / name, package / place)
-    _append(package / "model" / "vitdet.py", "from sam3.model.fused_mlp import FusedMlp as Mlp  # noqa: E402\n")
     _append(package / "model_builder.py", (OWN / "predictor_builder.py").read_text())
     return package

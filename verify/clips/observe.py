@@ -13,7 +13,7 @@ from typing import Any
 from fixtures.ranks import Ranks, RanksFailed
 from verify.clips.case import Training
 from verify.engine.check import Observation
-from verify.engine.finding import Violation
+from verify.engine.finding import NotCovered, Violation
 from verify.target.naming import Target
 
 #: Observations remembered: those of one profile *quick*, more or less.
@@ -34,7 +34,7 @@ def on_one_rank(function: OnRank) -> Observation:
                 outcome = ranks.run(function, 1, target, case)[0].value
             except RanksFailed as failure:
                 cause = failure.causes.get(0)
-                outcome = cause if isinstance(cause, Violation) else failure
+                outcome = cause if isinstance(cause, (Violation, NotCovered)) else failure
             _kept[key] = outcome
             while len(_kept) > _MOST_KEPT:
                 _kept.popitem(last=False)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from verify.engine.finding import Violation
 from verify.gradients.observation import Differentiated, Wrong
+from verify.gradients.released import Compared
+from verify.tensors.describe import describe_tensor
+from verify.tensors.tolerance import distance
 
 #: Names that a finding lists of a group.
 _LISTED = 40
@@ -92,4 +97,44 @@ def assert_derivative(seen: Differentiated) -> None:
         got=f"{_got(first)} by autograd{_ratio(first)}",
         table=table(wrong),
         details=details(seen, wrong, groups),
+    )
+
+
+def assert_as_released(seen: Compared) -> None:
+    """The target's one-frame forward gives the outputs and the gradients of the released sam3, up to rounding."""
+    frames = list(zip(seen.target.outputs, seen.released.outputs, strict=True))
+    for frame, (ours, released) in enumerate(frames):
+        for name in sorted(ours.keys() | released.keys()):
+            _assert_near(seen, name, ours.get(name), released.get(name), f"{name} of a frame alone", frame)
+    ours, released = seen.target.gradients, seen.released.gradients
+    off = [
+        name
+        for name in sorted(ours.keys() | released.keys())
+        if not _near(seen, ours.get(name), released.get(name), name)
+    ]
+    if off:
+        listed = ", ".join(off[1:_LISTED])
+        more = f" (and {len(off) - 1} more: {listed})" if listed else ""
+        _assert_near(seen, off[0], ours.get(off[0]), released.get(off[0]), f"the gradient in {off[0]}{more}", None)
+
+
+def _near(seen: Compared, ours: torch.Tensor | None, released: torch.Tensor | None, name: str) -> bool:
+    if ours is None or released is None:
+        return ours is released
+    return ours.shape == released.shape and distance(released, ours) <= seen.allowed.get(name, 0.0)
+
+
+def _assert_near(
+    seen: Compared, name: str, ours: torch.Tensor | None, released: torch.Tensor | None, what: str, frame: int | None
+) -> None:
+    if _near(seen, ours, released, name):
+        return
+    raise Violation(
+        f"{what} is not what {seen.release} computes under the same weights",
+        frame=frame,
+        tensor=name,
+        expected="none"
+        if released is None
+        else f"{describe_tensor(released)}, within {seen.allowed.get(name, 0.0):.3g}",
+        got="none" if ours is None else describe_tensor(ours),
     )

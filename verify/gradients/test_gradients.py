@@ -8,12 +8,14 @@ from typing import Any
 from verify.clips.case import Training
 from verify.clips.observe import on_one_rank
 from verify.clips.step import StepFailed, step_frame
+from verify.engine.check import HAZARD
 from verify.engine.finding import NotCovered, Violation
-from verify.gradients.agreement import assert_derivative, assert_no_gradient_lost
+from verify.gradients.agreement import assert_as_released, assert_derivative, assert_no_gradient_lost
 from verify.gradients.case import any_batches, one_frame, short_clip
 from verify.gradients.group import differentiated, gradients_check, why_over_frames
 from verify.gradients.observation import Differentiated
 from verify.gradients.optimizer import Optimized, optimize
+from verify.gradients.released import compare, why_no_release
 from verify.target.naming import Target
 
 Observe = Callable[[Training], Any]
@@ -113,3 +115,20 @@ def test_optimizer_changes_what_is_trained(case: Training, observe: Observe, tar
             details="\n".join(still),
         )
     return bool(seen.trained)
+
+
+@gradients_check(
+    short_clip,
+    observation=on_one_rank(compare),
+    cost=1000,
+    draws="a clip under the same weights",
+    why_not_applicable=why_no_release,
+    kind=HAZARD,
+)
+def test_released_sam3(case: Training, observe: Observe, target: Target) -> None:
+    """A frame alone gives the outputs and the gradients that the released sam3 gives under the same weights.
+
+    What a fork has changed in the detector itself no comparison of clips with single frames can see. Who changed it on
+    purpose finds here what that changes; who did not finds the first output or parameter that is off.
+    """
+    assert_as_released(observe(case))
