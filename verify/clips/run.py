@@ -44,9 +44,13 @@ def private_copy(model: nn.Module) -> nn.Module:
     return copied
 
 
-def model_of(target: Target, case: Training) -> nn.Module:
-    """The target's model for a case, built for training and in training mode, for this caller alone."""
-    built = construction(target, tracker=False, segmentation=case.segmentation, eval_mode=False)
+def model_of(target: Target, case: Training, dropout: bool = False) -> nn.Module:
+    """The target's model for a case, built for training and in training mode, for this caller alone.
+
+    Args:
+        dropout: whether dropout and drop path are as the target's builder sets them, or off.
+    """
+    built = construction(target, tracker=False, segmentation=case.segmentation, eval_mode=False, dropout=dropout)
     return private_copy(built.model).train()
 
 

@@ -19,6 +19,10 @@ REMEDIES = {
     "Expected grad to be disabled": "the layer runs a kernel for inference on detached weights. Compute it plainly "
     "where gradients are on, with the weights themselves (reference/recipe/differentiable_mlp.py does): taking the "
     "check away leaves the layer without gradient",
+    "matrix contains invalid numeric entries": "the matcher was given what is no number: something before it "
+    "overflows, or divides by zero",
+    "expected scalar type BFloat16 but found Float": "what autocast has rounded meets what it has not, where it is off "
+    "or does not reach: cast both alike",
     "mat1 and mat2 must have the same dtype": "a kernel computes in bfloat16 whatever it is given: train under "
     "autocast, or compute the layer plainly (reference/recipe/differentiable_mlp.py does)",
 }
@@ -57,7 +61,7 @@ def step_clip(rank: int, world_size: int, target: Target, case: Training) -> Ste
         try:
             backward(loss_value(loss, call(model, batch), model, batch), batch)
         except Violation as violation:
-            return _failed(violation)
+            return step_failed(violation)
     return None
 
 
@@ -68,14 +72,16 @@ def step_frame(rank: int, world_size: int, target: Target, case: Training) -> St
         try:
             backward(loss_value(loss, gathered(model, batch), one_frame_model(model), batch), batch)
         except Violation as violation:
-            return _failed(violation)
+            return step_failed(violation)
     return None
 
 
-def _failed(violation: Violation) -> StepFailed:
+def step_failed(violation: Violation) -> StepFailed:
+    """Read where and why a step failed off the violation that ``verify.clips.run`` made of it."""
     error = violation.__cause__
     assert error is not None
-    place = frames_outside_torch(error)[-1]
+    # A mode for torch's functions, as on a CPU, passes on what the code calls.
+    place = [frame for frame in frames_outside_torch(error) if frame.name != "__torch_function__"][-1]
     release_frames(violation)
     what = violation.message.partition(": ")[0]
     words = f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -144,6 +146,37 @@ def assert_same_end(case: DataParallel, seen: tuple[Trained, ...]) -> None:
                 rank=rank,
                 tensor=names[0],
             )
+
+
+def assert_trains_under_autocast(case: DataParallel, observe: Observe) -> None:
+    """A step comes to its end under autocast, with gradients of the parameters that have them in full precision."""
+    try:
+        seen = observe(replace(case, autocast=True, iterations=1))
+    except RanksFailed as failure:
+        message = f"a step under autocast and DistributedDataParallel fails ({WORDS[case.pairing]})"
+        raise violation(message, failure) from failure
+    for rank, trained in enumerate(seen):
+        loss, infinite = trained.iterations[0].loss, trained.iterations[0].infinite
+        if not math.isfinite(loss):
+            raise Violation(f"the loss under autocast is {loss} ({WORDS[case.pairing]})", rank=rank)
+        _refuse(infinite, "gradients are not finite under autocast", case, rank)
+    try:
+        plain = observe(case)
+    except RanksFailed:
+        return  # what fails in full precision is other checks' to say
+    for rank, (trained, full) in enumerate(zip(seen, plain, strict=True)):
+        got, expected = trained.iterations[0], full.iterations[0]
+        _refuse(expected.used - got.used, "gradients come in full precision, and not under autocast", case, rank)
+        _refuse(got.used - expected.used, "gradients come under autocast, and not in full precision", case, rank)
+        if not _differing(plain[0].iterations[0].gradients, expected.gradients):
+            differing = _differing(seen[0].iterations[0].gradients, got.gradients)
+            _refuse(differing, "gradients differ from those of rank 0 under autocast alone", case, rank)
+
+
+def _refuse(names: Collection[str], what: str, case: DataParallel, rank: int) -> None:
+    if names:
+        message = f"{what} ({WORDS[case.pairing]}; {count_by_part(names)})"
+        raise Violation(message, rank=rank, tensor=min(names))
 
 
 def in_one_process(target: Target, case: DataParallel) -> tuple[OneProcess, ...]:

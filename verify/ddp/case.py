@@ -42,6 +42,8 @@ class DataParallel:
     #: Text prompts a clip.
     prompts: int = 1
     iterations: int = 3
+    #: Whether forward and loss are under autocast, in the precision that the target is trained in.
+    autocast: bool = False
     seed: int = 0
 
     @property

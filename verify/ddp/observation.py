@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fixtures.ranks import Ranks, RanksFailed, during, progress
 from fixtures.synthetic.clips import make_clip
 from fixtures.toy.cpu import sam3_on_cpu
+from verify.configuration.precision import trained_in
 from verify.ddp.case import DataParallel
 from verify.ddp.gradients import Gradient, Gradients, copied_gradients, digest, digests
 from verify.ddp.step import criterion_of, trained_model, training_step
@@ -32,6 +33,8 @@ class Iteration:
     loss: float
     #: Parameters that got a gradient from this rank's own backward pass.
     used: frozenset[str]
+    #: Those whose gradient, as the optimiser sees it, holds what is no number.
+    infinite: frozenset[str]
     #: A digest of each parameter's gradient as the optimiser sees it; None where there is none.
     gradients: Mapping[str, str | None]
 
@@ -63,6 +66,7 @@ def train(rank: int, world_size: int, target: Target, case: DataParallel) -> Tra
     with sam3_on_cpu():
         model = trained_model(target, case.segmentation)
         criterion = criterion_of(target, case.masks)
+        precision = trained_in(target) if case.autocast else torch.float32
         names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         used: set[str] = set()
         for name, parameter in model.named_parameters():
@@ -81,7 +85,7 @@ def train(rank: int, world_size: int, target: Target, case: DataParallel) -> Tra
             clip = case.clip(rank, number)
             try:
                 with during(f"iteration {number + 1}, on a clip of {clip.frames} frames"):
-                    loss = training_step(target, wrapped, criterion, make_clip(clip))
+                    loss = training_step(target, wrapped, criterion, make_clip(clip), precision)
             except Exception as error:
                 unused = count_by_part(set(names) - seen[-1].used) if seen else ""
                 without_gradient = f"; without gradient in iteration {number}: {unused}" if unused else ""
@@ -95,7 +99,12 @@ def train(rank: int, world_size: int, target: Target, case: DataParallel) -> Tra
             }
             if not seen:
                 first, entered = copied_gradients(model), digests(model)
-            seen.append(Iteration(loss, frozenset(used), gradients))
+            infinite = frozenset(
+                name
+                for name, parameter in model.named_parameters()
+                if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
+            )
+            seen.append(Iteration(loss, frozenset(used), infinite, gradients))
             torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_NORM)
             optimiser.step()
             progress()

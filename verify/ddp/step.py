@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from sam3.model.data_misc import BatchedDatapoint
 from torch import nn
 
@@ -15,6 +16,7 @@ from reference.oracle.training import CORE_LOSS
 from verify.clips.batch import on_device_of
 from verify.target.loading import load
 from verify.target.naming import Target
+from verify.tensors.precision import computing_in
 
 
 def trained_model(target: Target, segmentation: bool) -> nn.Module:
@@ -37,14 +39,25 @@ def criterion_of(target: Target, masks: bool) -> Any:
     return make(masks=masks, **semantic)
 
 
-def training_step(target: Target, wrapped: nn.Module, criterion: Any, batch: BatchedDatapoint) -> float:
-    """One forward, as the target's own training calls it, loss and backward; gives the loss."""
+def training_step(
+    target: Target,
+    wrapped: nn.Module,
+    criterion: Any,
+    batch: BatchedDatapoint,
+    precision: torch.dtype = torch.float32,
+) -> float:
+    """One forward, as the target's own training calls it, loss and backward; gives the loss.
+
+    Args:
+        precision: of the autocast that forward and loss are under; none for float32.
+    """
     model: Any = wrapped.module
     batch = on_device_of(model, batch)
     call = load(target).train_step
-    outputs = wrapped(batch) if call is None else call(wrapped, batch)
-    progress()
-    loss = criterion(outputs, [model.back_convert(found) for found in batch.find_targets])[CORE_LOSS]
+    with computing_in(precision):
+        outputs = wrapped(batch) if call is None else call(wrapped, batch)
+        progress()
+        loss = criterion(outputs, [model.back_convert(found) for found in batch.find_targets])[CORE_LOSS]
     loss.backward()
     progress()
     return float(loss.detach())

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 
 from fixtures.ranks import RanksFailed
 from verify.clips.forward import why_no_clip_forward
+from verify.configuration.precision import why_no_autocast
 from verify.ddp.agreement import (
     assert_mean,
     assert_same_end,
     assert_same_gradients,
     assert_same_weights,
     assert_trains,
+    assert_trains_under_autocast,
     in_one_process,
     observed_training,
     same_loss,
@@ -185,6 +187,23 @@ def test_ddp_unused_parameters(case: DataParallel, observe: Observe, target: Tar
                     got=f"{len(used)}; only on rank {rank}: {count_by_part(more) or 'none'}; "
                     f"only on rank 0: {count_by_part(fewer) or 'none'}",
                 )
+
+
+@ddp_check(
+    _runs,
+    why_not_provided=lambda target: why_no_clip_forward(target) or why_no_autocast(target),
+    rests_on=("test_step_runs", "test_step_under_autocast"),
+    draws="ddp",
+    every_size=False,
+)
+def test_ddp_under_autocast(case: DataParallel, observe: Observe, target: Target) -> None:
+    """A step under autocast and DistributedDataParallel runs, and trains on each rank what it does in full precision.
+
+    With each pairing of segmentation head and loss. The recipe trains so; results that are rounded to another precision
+    do not fit into what was set aside for a collective, and weights kept without gradient train on no rank.
+    """
+    for pairing in PAIRINGS:
+        assert_trains_under_autocast(replace(case, pairing=pairing), observe)
 
 
 def _several_ranks(target: Target, world_sizes: WorldSizes) -> st.SearchStrategy[Scan]:

@@ -12,8 +12,10 @@ from verify.target.naming import BUFFER_METHODS, Target
 
 
 @lru_cache(maxsize=8)
-def construction(target: Target, tracker: bool, segmentation: bool = True, eval_mode: bool = True) -> Construction:
-    """Build the target's model at toy width, with or without a tracker neck and a segmentation head.
+def construction(
+    target: Target, tracker: bool, segmentation: bool = True, eval_mode: bool = True, dropout: bool = False
+) -> Construction:
+    """Build the target's model at toy width, with or without a tracker neck, a segmentation head and dropout.
 
     In evaluation mode it is the module with a buffer in what the builder makes, which may be a whole video predictor.
     Its weights are perturbed: untrained, it would give the same boxes for every frame. Where a builder fails with the
@@ -29,10 +31,11 @@ def construction(target: Target, tracker: bool, segmentation: bool = True, eval_
             enable_segmentation=segmentation,
             eval_mode=eval_mode,
             methods=tuple(BUFFER_METHODS.values()) if eval_mode else (),
+            keep_dropout=dropout,
         )
     except CannotShrink:
         if not tracker:
             raise
-        return construction(target, False, segmentation, eval_mode)
+        return construction(target, False, segmentation, eval_mode, dropout)
     perturb_weights(built.model)
     return built

@@ -131,7 +131,7 @@ def _step_on_one_frame(model: nn.Module, batch: Any) -> None:
         model.zero_grad(set_to_none=True)  # a backward pass that breaks off has left some gradients
 
 
-def _turn(model: nn.Module, value: bool, batch: Any) -> tuple[str, ...]:
+def turn_checkpointing(model: nn.Module, value: bool, batch: Any) -> tuple[str, ...]:
     """Turn checkpointing on or off wherever sam3's one-frame step bears it; give the names of what changed.
 
     sam3's decoder, for one, asserts that its own is on in training.
@@ -162,12 +162,15 @@ class Step:
     gradients: Mapping[str, torch.Tensor | None]
 
 
-def _step(model: nn.Module, case: Training, loss: Any) -> Step:
+def training_step(model: nn.Module, case: Training, loss: Any, backward_seed: int | None = None) -> Step:
+    """Take a step under the case's seed; where one is given, with another one for the backward pass."""
     batch = batch_of(case)
     torch.manual_seed(case.seed)
     returned = call(model, batch)
     outputs = all_tensors(read_stages(returned))
     value = loss_value(loss, returned, model, batch)
+    if backward_seed is not None:
+        torch.manual_seed(backward_seed)
     backward(value, batch)
     return Step(outputs, float(value.detach()), gradients_of(model))
 
@@ -190,7 +193,7 @@ class Checkpointed:
     others: Mapping[str, Turned | Violation]
 
 
-def _other_gradients(plain: Step, other: Step) -> tuple[tuple[str, str, str], ...]:
+def other_gradients(plain: Step, other: Step) -> tuple[tuple[str, str, str], ...]:
     """Recomputed values are the same bits; what may differ is the order in which gradients are summed up."""
     known = {name: value for name, value in plain.gradients.items() if value is not None}
     allowed = rounding(max((float(value.abs().max()) for value in known.values()), default=0.0))
@@ -206,16 +209,16 @@ def checkpoint_clip(rank: int, world_size: int, target: Target, case: Training) 
     """Train one step with each setting of activation checkpointing."""
     with sam3_on_cpu():
         loss = loss_of_target(target, case)
-        plain = _step(model_of(target, case), case, loss)
+        plain = training_step(model_of(target, case), case, loss)
         others: dict[str, Turned | Violation] = {}
         for value in (True, False):
             model = model_of(target, case)
-            turned = _turn(model, value, batch_of(case))
+            turned = turn_checkpointing(model, value, batch_of(case))
             if turned:
                 what = f"{', '.join(turned)} {'on' if value else 'off'}"
                 try:
-                    step = _step(model, case, loss)
-                    others[what] = Turned(step.outputs, _other_gradients(plain, step))
+                    step = training_step(model, case, loss)
+                    others[what] = Turned(step.outputs, other_gradients(plain, step))
                 except Violation as violation:
                     others[what] = violation
         return Checkpointed(plain.outputs, others)
@@ -233,7 +236,7 @@ class Again:
 def train_again(rank: int, world_size: int, target: Target, case: Training) -> Again:
     """Run the same training step as ``train_clip`` does."""
     with sam3_on_cpu():
-        step = _step(model_of(target, case), case, loss_of_target(target, case))
+        step = training_step(model_of(target, case), case, loss_of_target(target, case))
         digests = {name: digest(gradient) for name, gradient in step.gradients.items()}
         return Again(step.outputs, step.loss, digests)
 
