@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from fixtures.synthetic.scripted_detector import Detected
 from verify.buffer.agreement import (
     all_calls,
     assert_nms_as_one_process,
