@@ -163,7 +163,7 @@ def test_inputs_unchanged(case: Scan, observe: Observe, target: Target) -> None:
 def test_answers_are_the_callers(case: Scan, observe: Observe, target: Target) -> None:
     """An answer is the caller's: changed in place, it does not change what a second visit of the frame is answered.
 
-    Today's callers visit a frame once, and change nothing in place.
+    Today's callers change nothing in place. One that does, and comes back to the frame, gets its own change.
     """
     assert_own_detections(observe(case))
 
