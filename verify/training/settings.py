@@ -22,7 +22,6 @@ from verify.target.naming import Target
 from verify.tensors.describe import describe_tensor
 from verify.tensors.tolerance import distance, rounding, tolerances
 from verify.training.gradient_map import projection
-from verify.training.observation import digest
 
 _CHECKPOINTING = re.compile(r"act_ckpt|act_checkpoint|grad_checkpointing|use_checkpoint")
 
@@ -162,7 +161,7 @@ class Step:
     gradients: Mapping[str, torch.Tensor | None]
 
 
-def _step(model: nn.Module, case: Training, loss: Any) -> Step:
+def training_step(model: nn.Module, case: Training, loss: Any) -> Step:
     batch = batch_of(case)
     torch.manual_seed(case.seed)
     returned = call(model, batch)
@@ -206,7 +205,7 @@ def checkpoint_clip(rank: int, world_size: int, target: Target, case: Training) 
     """Train one step with each setting of activation checkpointing."""
     with sam3_on_cpu():
         loss = loss_of_target(target, case)
-        plain = _step(model_of(target, case), case, loss)
+        plain = training_step(model_of(target, case), case, loss)
         others: dict[str, Turned | Violation] = {}
         for value in (True, False):
             model = model_of(target, case)
@@ -214,28 +213,11 @@ def checkpoint_clip(rank: int, world_size: int, target: Target, case: Training) 
             if turned:
                 what = f"{', '.join(turned)} {'on' if value else 'off'}"
                 try:
-                    step = _step(model, case, loss)
+                    step = training_step(model, case, loss)
                     others[what] = Turned(step.outputs, _other_gradients(plain, step))
                 except Violation as violation:
                     others[what] = violation
         return Checkpointed(plain.outputs, others)
-
-
-@dataclass(frozen=True)
-class Again:
-    """A training step run once more under the same seed, on a model built alike."""
-
-    outputs: tuple[tuple[Outputs, ...], ...]
-    loss: float
-    digests: Mapping[str, str]
-
-
-def train_again(rank: int, world_size: int, target: Target, case: Training) -> Again:
-    """Run the same training step as ``train_clip`` does."""
-    with sam3_on_cpu():
-        step = _step(model_of(target, case), case, loss_of_target(target, case))
-        digests = {name: digest(gradient) for name, gradient in step.gradients.items()}
-        return Again(step.outputs, step.loss, digests)
 
 
 def scale_losses(rank: int, world_size: int, target: Target, case: Training) -> dict[int, float]:
