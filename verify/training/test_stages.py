@@ -148,8 +148,9 @@ def test_same_seed_same_result(case: Training, observe: Observe, target: Target)
     Gradients up to rounding, as it is measured. Otherwise a run cannot be repeated, and two runs cannot be compared.
     """
     # Not the same bits: the first backward pass of a process may differ from later ones by rounding where the image
-    # backbone is called once a frame (1.9e-06 at most, in 218 gradients, outputs and loss bit for bit the same). It
-    # does so on one thread, too, in every fresh process, and did not with oneDNN turned off: so that is the suspect.
+    # backbone is called once a frame (1.9e-06 at most, in 218 gradients; outputs and loss are the same bits). Of one
+    # clip it did so in four of four fresh processes, on one thread, too; with oneDNN turned off in none of two. So
+    # oneDNN is the suspect; which of its operations, is not known.
     seen: Twice = observe(case)
     first, second = seen.outputs
     exact: dict[str, float] = {}
