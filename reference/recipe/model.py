@@ -222,7 +222,8 @@ class Sam3ImageOnVideo(Sam3ImageOnVideoMultiGPU):
         """Answer what is asked, whatever was asked before, and hold no more than two chunks.
 
         sam3's keeps an answer by frame alone, so another prompt gets the old prompt's; leaves chunks behind when
-        frames are visited out of order; and returns the tracker's features whether asked for or not.
+        frames are visited out of order; returns the tracker's features whether asked for or not; and hands out its
+        own memory.
 
         All ranks call it with the same arguments. Frames form chunks of ``world_size``; rank r detects frame b + r of
         the chunk that starts at b. The chunk after the current one, in the direction of the scan, is detected ahead
@@ -280,7 +281,7 @@ class Sam3ImageOnVideo(Sam3ImageOnVideoMultiGPU):
                 continue
             if handle is not None:
                 handle.wait()
-            out[name] = value
+            out[name] = _callers_own(value)
 
         if any(frame not in multigpu_buffer for frame in following):
             self._build_multigpu_buffer_next_chunk(frame_idx_begin=following.start, frame_idx_end=following.stop, **how)
@@ -333,6 +334,11 @@ class Sam3ImageOnVideo(Sam3ImageOnVideoMultiGPU):
             key = cache_key(backbone_out, find_inputs[frame], geometric_prompt, settings)
             entry[CACHE_KEY] = (copied_key(key), None)
             multigpu_buffer[frame] = entry
+
+
+def _callers_own(value: Any) -> Any:
+    """Copy a tensor, or each of a list, so that a caller who changes it does not change the buffer."""
+    return value.clone() if torch.is_tensor(value) else [level.clone() for level in value]
 
 
 def _keep_only(frames: Iterable[int], buffer: Buffer) -> None:

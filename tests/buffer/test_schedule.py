@@ -33,8 +33,13 @@ def test_the_named_check_fails_for_the_stated_reason(bug, launchers: Launchers) 
     assert_as_stated(bug, seeded_finding(bug, launchers, THREADS))
 
 
-#: sam3 knows no limit of a scan, so it cannot go on past one wrongly; and no batches.
-SAM3_IS_FREE_OF = {"test_resumed_scan", "test_rows_of_answers", "test_prompts_in_a_batch"}
+#: sam3 knows no limit of a scan to go on past, and no batches; and it asserts that NMS has thresholds.
+SAM3_IS_FREE_OF = {
+    "test_resumed_scan",
+    "test_rows_of_answers",
+    "test_prompts_in_a_batch",
+    "test_nms_without_thresholds",
+}
 
 
 @pytest.mark.parametrize(

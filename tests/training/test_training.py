@@ -102,6 +102,7 @@ BUGS = [
     ("ConsumesTexts", "test_batch_unchanged", r"batch.find_text_batch had \d entries and has 0"),
     ("ScalesBoxes", "test_batch_unchanged", r"batch.find_inputs\[0\].input_boxes holds other values"),
     ("UnseededNoise", "test_same_seed_same_result", r"run again under the same seed, frame 0 gives other outputs"),
+    ("UnseededGradient", "test_same_seed_same_result", r"a training step gives other gradients of \d+ parameters"),
     (
         "CheckpointsLate",
         "test_activation_checkpointing",

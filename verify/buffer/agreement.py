@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from fixtures.ranks import Collective
 from fixtures.synthetic.script import identify
-from verify.buffer.observation import Call, RankSeen, Seen, expected_answer
+from reference.oracle.detection import SUPPRESSED
+from verify.buffer.observation import Call, RankSeen, Seen, expected_answer, kept_by_nms, script_of
 from verify.engine.finding import NotCovered, Violation, call_in
 from verify.tensors.describe import describe_difference, describe_tensor
 from verify.tensors.tolerance import distance
@@ -161,6 +163,37 @@ def assert_near(
         expected=f"{describe_tensor(expected)}, within {allowed:.3g}",
         got=describe_tensor(got) + (f"; {describe_difference(expected, got)}" if alike else ""),
     )
+
+
+def assert_nms_as_one_process(seen: Seen) -> None:
+    """NMS keeps what a plain one in a single process keeps, in every answer; what it keeps has every bit."""
+    case = seen.case
+    assert case.suppression is not None
+    for rank, call in all_calls(seen):
+        plain = expected_answer(replace(case, suppression=None), call.visit, rank.rank)
+        logits = plain["pred_logits"]
+        kept = kept_by_nms(script_of(case), case.suppression, call.visit.frame)
+        got = call.answer.get("pred_logits")
+        if not isinstance(got, torch.Tensor) or got.shape != logits.shape:
+            continue  # a missing tensor is test_coverage's to report
+        survives = got.squeeze(-1) > SUPPRESSED
+        if not torch.equal(survives, kept):
+            prompt, query = (int(number) for number in (survives != kept).nonzero()[0])
+            raise violation_at(
+                rank,
+                call,
+                f"NMS {'keeps' if survives[prompt, query] else 'suppresses'} query {query} of prompt {prompt}, "
+                f"which a single-process NMS {'suppresses' if survives[prompt, query] else 'keeps'}",
+                tensor="pred_logits",
+                expected=f"kept, a row a prompt: {kept.int().tolist()}",
+                got=f"kept, a row a prompt: {survives.int().tolist()}",
+                case=case,
+            )
+        if not torch.equal(got[kept], logits[kept]):
+            assert_same_tensor(
+                "pred_logits", logits[kept], got[kept], "NMS changed the logits of detections it keeps", rank, call
+            )
+    assert_own_detections(seen, [tensor for tensor in DETECTIONS if tensor != "pred_logits"])
 
 
 def _same_features(expected: Mapping[str, torch.Tensor], got: Mapping[str, Any], level: str) -> bool:

@@ -12,7 +12,7 @@ from reference.oracle import batches
 from reference.oracle.detection import Suppression
 from verify.target.naming import Target
 from verify.video.detector import buffer_options, is_batched
-from verify.video.scan import Scan, Visit, batch_sizes, number_of_frame, scans, suppressions
+from verify.video.scan import PROBABILITIES, Scan, Visit, batch_sizes, number_of_frame, scans, suppressions
 from verify.video.scripting import why_no_scripted_buffer
 
 
@@ -209,3 +209,63 @@ def scans_with_prompts_in_batches(draw: st.DrawFn, target: Target, world_sizes: 
 
 def scans_without_tracker(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans_of(target, world_sizes, suppression=st.none(), gather=None, tracker=False, features=False)
+
+
+@st.composite
+def scans_by_default(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    """Draw scans that ask for nothing, so that every argument with a default can be left out: forward, as it is."""
+    case = draw(_without_extras(target, world_sizes, max_frames=20, reverse=st.just(False)))
+    return replace(case, gather=True, features=False, defaults="given")
+
+
+#: Probabilities and overlaps at which scenes at thresholds have something exactly, and one between two of them.
+_AT_THRESHOLDS = (0.5, PROBABILITIES[1]), (0.5, 0.25)
+
+
+def scans_at_thresholds(target: Target, world_sizes: WorldSizes) -> Scans:
+    probabilities, overlaps = _AT_THRESHOLDS
+    suppression = st.builds(Suppression, st.sampled_from(probabilities), st.sampled_from(overlaps))
+    scans_with_suppression = scans_of(target, world_sizes, max_frames=12, suppression=suppression, gather=False)
+    return st.builds(replace, scans_with_suppression, at_thresholds=st.just(True))
+
+
+def plain_scans(target: Target, world_sizes: WorldSizes) -> Scans:
+    return _without_extras(target, world_sizes, max_frames=12)
+
+
+def scans_with_everything(target: Target, world_sizes: WorldSizes) -> Scans:
+    return scans_of(
+        target,
+        world_sizes,
+        max_frames=12,
+        suppression=perhaps_suppressions(target),
+        gather=True,
+        tracker=True,
+        features=True,
+    )
+
+
+@st.composite
+def visits_twice(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    """Draw scans that visit each frame twice in a row."""
+    case = draw(plain_scans(target, world_sizes))
+    return replace(case, visits=tuple(visit for visit in case.calls() for _ in range(2)))
+
+
+@st.composite
+def scans_asking_late(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    """Draw scans that ask for features and NMS from a later call on."""
+    wanted = st.none() if why_no_nms(target) else suppressions()
+    case = draw(
+        scans_of(
+            target,
+            world_sizes,
+            min_frames=2,
+            max_frames=12,
+            suppression=wanted,
+            gather=True,
+            tracker=True,
+            features=True,
+        )
+    )
+    return replace(case, asking_from=draw(st.integers(1, max(1, len(case.calls()) - 1))))

@@ -70,14 +70,34 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def _visit_all(
-    target: Target,
-    model: Any,
-    case: Scan,
-    inputs_of: Callable[[Visit], dict[str, Any]],
-    calls: list[Detected],
-) -> tuple[Call, ...]:
-    """Call the buffer for every visit of a case; ``inputs_of`` gives what a caller hands over with a visit."""
+#: Gives what a caller hands over with a visit.
+InputsOf = Callable[[Visit], dict[str, Any]]
+
+
+def call_numbered(
+    target: Target, model: Any, case: Scan, number: int, inputs: Mapping[str, Any], buffer: dict[Any, Any]
+) -> dict[str, Any]:
+    """Make the call of a case that has a number.
+
+    Raises:
+        CallFailed: where the buffer raises.
+    """
+    visit = case.calls()[number]
+    name = call_in_words(number, visit.frame)
+    try:
+        with torch.no_grad(), during(name):
+            return call_buffer(target, model, case.asked(number), visit, inputs, buffer)
+    except Exception as error:
+        raise CallFailed(f"{name}: {type(error).__name__}: {error}") from error
+
+
+def copied(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """An answer with tensors of its own."""
+    return {key: _copy(value) for key, value in answer.items()}
+
+
+def _visit_all(target: Target, model: Any, case: Scan, inputs_of: InputsOf, calls: list[Detected]) -> tuple[Call, ...]:
+    """Call the buffer for every visit of a case."""
     buffers: dict[int, dict[Any, Any]] = {visit.buffer: {} for visit in case.calls()}
     given: list[tuple[int, list[weakref.ref[torch.Tensor]]]] = []
     seen = []
@@ -85,15 +105,9 @@ def _visit_all(
         buffer = buffers[visit.buffer]
         inputs = inputs_of(visit)
         before = len(calls)
-        name = call_in_words(number, visit.frame)
-        try:
-            with torch.no_grad(), during(name):
-                answer = call_buffer(target, model, case, visit, inputs, buffer)
-        except Exception as error:
-            raise CallFailed(f"{name}: {type(error).__name__}: {error}") from error
-        copied = {key: _copy(value) for key, value in answer.items()}
+        answer = call_numbered(target, model, case, number, inputs, buffer)
         given.append((visit.frame, [weakref.ref(answer[key]) for key in DETECTIONS if key in answer]))
-        seen.append(Call(number, visit, copied, frames_kept(target, buffer), tuple(calls[before:])))
+        seen.append(Call(number, visit, copied(answer), frames_kept(target, buffer), tuple(calls[before:])))
         del answer
         progress()
     resident = {frame for buffer in buffers.values() for frame in frames_kept(target, buffer) or ()}
@@ -111,20 +125,26 @@ def _alive(given: Iterable[tuple[int, list[weakref.ref[torch.Tensor]]]]) -> froz
 
 def script_of(case: Scan) -> Script:
     """What the scripted detector answers in a case."""
-    return Script(case.prompts, case.layout, case.tracker, case.seed)
+    return Script(case.prompts, case.layout, case.tracker, case.seed, case.at_thresholds)
 
 
-def scripted_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
-    """One rank's part of a case with the scripted detector."""
-    detected: list[Detected] = []
+def scripted(rank: int, target: Target, case: Scan, detected: list[Detected]) -> tuple[Any, InputsOf]:
+    """A rank's model with the scripted detector, and what its caller hands over."""
     model = scripted_detector(target, case, script_of(case), rank, detected)
-    images = torch.arange(case.frames, dtype=torch.float32).view(-1, 1, 1, 1).expand(case.frames, 3, 2, 2)
+    images = torch.arange(case.frames, dtype=torch.float32).view(-1, 1, 1, 1).repeat(1, 3, 2, 2)
     inputs = scripted_inputs(target, case, case.calls())
 
     def inputs_of(visit: Visit) -> dict[str, Any]:
         given = dict(inputs[visit])
         return {"backbone_out": {"img_batch_all_stages": images, **given.pop("text")}, **given}
 
+    return model, inputs_of
+
+
+def scripted_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
+    """One rank's part of a case with the scripted detector."""
+    detected: list[Detected] = []
+    model, inputs_of = scripted(rank, target, case, detected)
     return _visit_all(target, model, case, inputs_of, detected)
 
 

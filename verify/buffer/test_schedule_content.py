@@ -10,6 +10,7 @@ from reference.oracle.detection import SUPPRESSED
 from verify.buffer.agreement import (
     all_calls,
     assert_features,
+    assert_nms_as_one_process,
     assert_own_detections,
     assert_position_encoding,
     assert_same_tensor,
@@ -26,7 +27,7 @@ from verify.buffer.case import (
     why_no_nms,
 )
 from verify.buffer.group import schedule_check
-from verify.buffer.observation import Observe, expected_answer, kept_by_nms, script_of
+from verify.buffer.observation import Observe, expected_answer, script_of
 from verify.engine.check import HAZARD
 from verify.target.models import construction
 from verify.target.naming import Target
@@ -88,33 +89,7 @@ def test_nms_suppression(case: Scan, observe: Observe, target: Target) -> None:
     Also on frames detected ahead of need. Survivors keep their logits, boxes and masks bit for bit. A frame that
     escapes NMS, or meets it with other settings, gives the tracker one object twice; one suppressed too much loses it.
     """
-    assert case.suppression is not None
-    seen = observe(case)
-    for rank, call in all_calls(seen):
-        plain = expected_answer(replace(case, suppression=None), call.visit, rank.rank)
-        logits = plain["pred_logits"]
-        kept = kept_by_nms(script_of(case), case.suppression, call.visit.frame)
-        got = call.answer.get("pred_logits")
-        if not isinstance(got, torch.Tensor) or got.shape != logits.shape:
-            continue  # a missing tensor is test_coverage's to report
-        survives = got.squeeze(-1) > SUPPRESSED
-        if not torch.equal(survives, kept):
-            prompt, query = (int(number) for number in (survives != kept).nonzero()[0])
-            raise violation_at(
-                rank,
-                call,
-                f"NMS {'keeps' if survives[prompt, query] else 'suppresses'} query {query} of prompt {prompt}, "
-                f"which a single-process NMS {'suppresses' if survives[prompt, query] else 'keeps'}",
-                tensor="pred_logits",
-                expected=f"kept, a row a prompt: {kept.int().tolist()}",
-                got=f"kept, a row a prompt: {survives.int().tolist()}",
-                case=case,
-            )
-        if not torch.equal(got[kept], logits[kept]):
-            assert_same_tensor(
-                "pred_logits", logits[kept], got[kept], "NMS changed the logits of detections it keeps", rank, call
-            )
-    assert_own_detections(seen, [tensor for tensor in DETECTIONS if tensor != "pred_logits"])
+    assert_nms_as_one_process(observe(case))
 
 
 @schedule_check(scans_with_tracker)

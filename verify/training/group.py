@@ -6,15 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from fixtures.ranks import Ranks
 from verify.clips.case import Training, training_from_json
 from verify.clips.forward import why_no_clip_forward
 from verify.clips.observe import on_one_rank
 from verify.engine.check import THREADS, check
-from verify.target.naming import Target
 from verify.training.gradient_map import map_gradients
-from verify.training.observation import Trained, train_clip
-from verify.training.settings import Again, train_again
+from verify.training.observation import train_clip
+from verify.training.repetition import train_twice
 
 Observe = Callable[[Training], Any]
 training_check = partial(
@@ -29,8 +27,4 @@ training_check = partial(
 )
 trained = on_one_rank(train_clip)
 mapped = on_one_rank(map_gradients)
-retrained = on_one_rank(train_again)
-
-
-def trained_twice(ranks: Ranks, target: Target, case: Training) -> tuple[Trained, Again]:
-    return trained(ranks, target, case), retrained(ranks, target, case)
+trained_twice = on_one_rank(train_twice)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,8 +66,6 @@ class Trained:
     expected_loss: float = 0.0
     loss_tolerance: float = 0.0
     gradients: tuple[GradientAgreement, ...] = ()
-    #: Of each gradient, so that two runs can be compared bit by bit.
-    digests: Mapping[str, str] | None = None
 
     def require_gradients(self) -> None:
         """Raise the violation because of which there is no loss or no gradient, if there is one."""
@@ -76,11 +73,7 @@ class Trained:
             raise self.failure.with_traceback(None)
 
 
-def digest(gradient: torch.Tensor | None) -> str:
-    return "none" if gradient is None else hashlib.blake2b(gradient.cpu().numpy().tobytes()).hexdigest()
-
-
-def _oracle_gradients(
+def oracle_gradients(
     model: nn.Module, batch: Any, loss: Any
 ) -> tuple[tuple[tuple[Outputs, ...], ...], float, dict[str, torch.Tensor | None]]:
     """The oracle's outputs, loss and gradients; the model's own are cleared."""
@@ -150,8 +143,8 @@ def train_clip(rank: int, world_size: int, target: Target, case: Training) -> Tr
         misfit = stages.misfit
         del returned, stages
         clean = batch_of(case)
-        right, right_loss, right_gradients = _oracle_gradients(model, clean, loss)
-        moved, moved_loss, moved_gradients = _oracle_gradients(model, moved_by_rounding(clean), loss)
+        right, right_loss, right_gradients = oracle_gradients(model, clean, loss)
+        moved, moved_loss, moved_gradients = oracle_gradients(model, moved_by_rounding(clean), loss)
         scalars = ({"loss": torch.tensor(right_loss)}, {"loss": torch.tensor(moved_loss)})
         return Trained(
             case=case,
@@ -169,5 +162,4 @@ def train_clip(rank: int, world_size: int, target: Target, case: Training) -> Tr
             expected_loss=right_loss,
             loss_tolerance=tolerances([scalars])["loss"],
             gradients=_compared(gradients, right_gradients, moved_gradients),
-            digests={name: digest(gradient) for name, gradient in gradients.items()},
         )

@@ -22,7 +22,6 @@ from verify.target.naming import Target
 from verify.tensors.describe import describe_tensor
 from verify.tensors.tolerance import distance, rounding, tolerances
 from verify.training.gradient_map import projection
-from verify.training.observation import digest
 
 _CHECKPOINTING = re.compile(r"act_ckpt|act_checkpoint|grad_checkpointing|use_checkpoint")
 
@@ -222,23 +221,6 @@ def checkpoint_clip(rank: int, world_size: int, target: Target, case: Training) 
                 except Violation as violation:
                     others[what] = violation
         return Checkpointed(plain.outputs, others)
-
-
-@dataclass(frozen=True)
-class Again:
-    """A training step run once more under the same seed, on a model built alike."""
-
-    outputs: tuple[tuple[Outputs, ...], ...]
-    loss: float
-    digests: Mapping[str, str]
-
-
-def train_again(rank: int, world_size: int, target: Target, case: Training) -> Again:
-    """Run the same training step as ``train_clip`` does."""
-    with sam3_on_cpu():
-        step = training_step(model_of(target, case), case, loss_of_target(target, case))
-        digests = {name: digest(gradient) for name, gradient in step.gradients.items()}
-        return Again(step.outputs, step.loss, digests)
 
 
 def scale_losses(rank: int, world_size: int, target: Target, case: Training) -> dict[int, float]:

@@ -22,7 +22,7 @@ from verify.training.forwards import (
 )
 from verify.training.group import Observe, trained, trained_twice, training_check
 from verify.training.observation import Trained
-from verify.training.settings import Again
+from verify.training.repetition import Twice
 
 
 @training_check(any_clips, observation=trained)
@@ -143,25 +143,28 @@ def test_batch_unchanged(case: Training, observe: Observe, target: Target) -> No
 
 @training_check(any_clips, observation=trained_twice)
 def test_same_seed_same_result(case: Training, observe: Observe, target: Target) -> None:
-    """Under the same seed a training step gives the same outputs, loss and gradients, bit for bit.
+    """Under the same seed a training step gives the same outputs and loss, bit for bit, and the same gradients.
 
-    Otherwise a run cannot be repeated, and two runs cannot be compared.
+    Gradients up to rounding, as it is measured. Otherwise a run cannot be repeated, and two runs cannot be compared.
     """
-    seen: Trained
-    again: Again
-    seen, again = observe(case)
-    seen.require_gradients()
+    # Not the same bits: the first backward pass of a process may differ from later ones by rounding where the image
+    # backbone is called once a frame (1.9e-06 at most, in 218 gradients; outputs and loss are the same bits). Of one
+    # clip it did so in four of four fresh processes, on one thread, too; with oneDNN turned off in none of two. So
+    # oneDNN is the suspect; which of its operations, is not known.
+    seen: Twice = observe(case)
+    first, second = seen.outputs
     exact: dict[str, float] = {}
-    message = "run again under the same seed, frame {frame} gives other outputs"
-    assert_same_outputs(message, seen.outputs, again.outputs, exact)
-    assert seen.digests is not None
-    other = [name for name, digest in seen.digests.items() if again.digests.get(name) != digest]
-    if other or seen.loss != again.loss:
+    assert_same_outputs("run again under the same seed, frame {frame} gives other outputs", first, second, exact)
+    loss, again = seen.losses
+    if seen.gradients or loss != again:
+        names = [apart.name for apart in seen.gradients]
+        worst = max(seen.gradients, key=lambda apart: apart.apart / (apart.allowed or 1.0), default=None)
         raise Violation(
-            "run again under the same seed, a training step gives other gradients",
-            tensor=other[0] if other else "loss",
-            expected=f"loss {seen.loss!r}",
-            got=f"loss {again.loss!r}, gradients of {len(other)} parameters differ",
+            "run again under the same seed, a training step gives "
+            + (f"other gradients of {len(names)} parameters" if names else "another loss"),
+            tensor=worst.name if worst else "loss",
+            expected=worst.first if worst else repr(loss),
+            got=f"{worst.second}; {worst.apart:.3g} apart, {worst.allowed:.3g} allowed" if worst else repr(again),
         )
 
 

@@ -15,12 +15,32 @@ from verify.target.naming import Target
 from verify.video.detector import ANY_OTHER, FEATURE_FLAGS, buffer_of, buffer_options, is_batched
 from verify.video.scan import Scan, Visit
 
+#: What sam3's own signatures say of the arguments that a caller may leave out, but for the size of batches.
+_DEFAULTS: Mapping[str, Any] = {
+    "track_in_reverse": False,
+    **dict.fromkeys(FEATURE_FLAGS, False),
+    "run_nms": False,
+    "nms_prob_thresh": None,
+    "nms_iou_thresh": None,
+    "nms_use_iom": False,
+    "max_frame_num_to_track": None,
+    "propagate_in_video_start_frame_idx": None,
+    "feature_cache": None,
+}
+
 
 def _options(target: Target, case: Scan, visit: Visit) -> dict[str, Any]:
     """Optional arguments of a call; those that a target does not declare are passed only where it swallows others."""
     declared = buffer_options(target)
+    size = {"batch_size": case.batch} if case.batch else {}
     asking = declared.intersection(FEATURE_FLAGS) or (set(FEATURE_FLAGS) if ANY_OTHER in declared else set())
+    if case.defaults == "left out":
+        return size
+    if case.defaults == "given":
+        taken = {"track_in_reverse", *asking, *declared}
+        return {name: value for name, value in _DEFAULTS.items() if name in taken} | size
     options: dict[str, Any] = dict.fromkeys(sorted(asking), case.features)
+    options["track_in_reverse"] = visit.reverse
     if case.suppression is not None:
         options |= {
             "run_nms": True,
@@ -31,9 +51,7 @@ def _options(target: Target, case: Scan, visit: Visit) -> dict[str, Any]:
             options["nms_use_iom"] = True
     if visit.limit is not None:
         options |= {"max_frame_num_to_track": visit.limit, "propagate_in_video_start_frame_idx": visit.limit_from}
-    if case.batch:
-        options["batch_size"] = case.batch
-    return options
+    return options | size
 
 
 def call_buffer(
@@ -43,11 +61,13 @@ def call_buffer(
     visit: Visit,
     inputs: Mapping[str, Any],
     kept: MutableMapping[Any, Any],
+    others: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Call the buffer for a visit, with what it ``kept`` from the calls before; gives its answer.
 
     Args:
         inputs: ``backbone_out``, ``find_inputs`` and ``geometric_prompt``.
+        others: arguments that go before those that the case asks for.
     """
     keeps = {"grounding_cache" if is_batched(target) else "multigpu_buffer": kept}
     returned = buffer_of(target, model)(
@@ -55,8 +75,7 @@ def call_buffer(
         **keeps,
         frame_idx=visit.frame,
         num_frames=case.frames,
-        track_in_reverse=visit.reverse,
-        **_options(target, case, visit),
+        **{**_options(target, case, visit), **(others or {})},
     )
     return returned[0] if isinstance(returned, tuple) else returned
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hypothesis import strategies as st
@@ -71,6 +71,12 @@ class Scan:
     #: ``async_all_gather`` of the detector's constructor.
     asynchronous: bool = True
     suppression: Suppression | None = None
+    #: The number of the call from which on tracker features and NMS are asked for, as above; before it neither is.
+    asking_from: int = 0
+    #: "given" or "left out": the calls give sam3's default for every argument that may be left out, or leave it out.
+    defaults: str | None = None
+    #: Whether the scripted detector's scores and overlaps lie exactly at thresholds.
+    at_thresholds: bool = False
     #: Memory layout of the scripted detector's outputs.
     layout: str = "contiguous"
     ranks_per_node: int | None = None
@@ -102,6 +108,10 @@ class Scan:
     def number_of(self, frame: int) -> int:
         """The number of a frame's own geometric prompt, where the prompts of frames differ."""
         return 0 if self.boxless and frame % self.boxless == 0 else number_of_frame(frame)
+
+    def asked(self, call: int) -> Scan:
+        """The case as a call of this number asks for it."""
+        return replace(self, suppression=None, features=False) if call < self.asking_from else self
 
     def numbers(self, visit: Visit) -> tuple[int, ...]:
         """The number of each frame's own geometric prompt during a visit."""
