@@ -11,12 +11,13 @@ import torch
 from fixtures.ranks import Collective
 from fixtures.synthetic.script import identify
 from reference.oracle.detection import SUPPRESSED
-from verify.buffer.observation import Call, RankSeen, Seen, expected_answer, kept_by_nms, script_of
+from verify.buffer.observation import Call, RankSeen, Seen, expected_answer, kept_by_nms
 from verify.engine.finding import NotCovered, Violation, call_in
 from verify.tensors.describe import describe_difference, describe_tensor
 from verify.tensors.tolerance import distance
 from verify.video.detector import DETECTIONS, features_of
 from verify.video.scan import Scan
+from verify.video.scripting import script_of
 
 Table = Sequence[Sequence[object]]
 
@@ -126,12 +127,17 @@ def assert_inside_clip(seen: Seen) -> None:
                 )
 
 
+def identical(expected: Any, got: Any) -> bool:
+    """Whether two values are tensors of the same type, shape and bits."""
+    tensors = isinstance(expected, torch.Tensor) and isinstance(got, torch.Tensor)
+    return tensors and got.dtype == expected.dtype and torch.equal(got, expected)
+
+
 def assert_same_tensor(
     tensor: str, expected: torch.Tensor, got: Any, message: str, rank: RankSeen, call: Call, case: Scan | None = None
 ) -> None:
     """Two tensors have the same type, shape and bits."""
-    identical = isinstance(got, torch.Tensor) and got.dtype == expected.dtype and torch.equal(got, expected)
-    if identical:
+    if identical(expected, got):
         return
     shapes = isinstance(got, torch.Tensor) and got.shape == expected.shape
     raise violation_at(

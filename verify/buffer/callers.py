@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -11,12 +11,14 @@ import torch
 
 from fixtures.ranks import Ranks, progress
 from fixtures.synthetic.scripted_detector import Detected
-from verify.buffer.observation import Call, RankSeen, Seen, call_numbered, copied, scripted
+from verify.buffer.agreement import identical
+from verify.buffer.observation import Call, RankSeen, Seen, call_numbered, copied
 from verify.target.naming import Target
 from verify.tensors.describe import describe_tensor
 from verify.video.call import call_buffer
 from verify.video.detector import DETECTIONS
 from verify.video.scan import Scan
+from verify.video.scripting import scripted
 
 # What is the caller's
 
@@ -45,6 +47,18 @@ class Watched:
 class RankWatched:
     rank: RankSeen
     calls: tuple[Watched, ...]
+
+
+def changed(
+    seen: Iterable[RankWatched], of: Callable[[Watched], Iterable[Change]]
+) -> Iterator[tuple[RankSeen, Call, Change]]:
+    """All changes ``of`` a kind that ranks saw, each with the call that it is about."""
+    return (
+        (watching.rank, watched.call, change)
+        for watching in seen
+        for watched in watching.calls
+        for change in of(watched)
+    )
 
 
 def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
@@ -76,8 +90,8 @@ def _snapshot(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other))
+    if isinstance(one, torch.Tensor):
+        return identical(one, other)
     return type(one) is type(other) and one == other
 
 
@@ -102,7 +116,7 @@ def _watch(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Watc
     for number, visit in enumerate(case.calls()):
         inputs = inputs_of(visit)
         before = _snapshot(inputs)
-        answer = call_numbered(target, model, case, number, inputs, buffer)
+        answer = call_numbered(target, model, case, number, visit, inputs, buffer)
         call = Call(number, visit, copied(answer), None, ())
         made.append((call, _changes(before, _snapshot(inputs)), answer, _snapshot({"answer": answer})))
         progress()
@@ -133,7 +147,7 @@ def _change_answers(rank: int, world_size: int, target: Target, case: Scan) -> t
     buffer: dict[Any, Any] = {}
     seen = []
     for number, visit in enumerate(case.calls()):
-        answer = call_numbered(target, model, case, number, inputs_of(visit), buffer)
+        answer = call_numbered(target, model, case, number, visit, inputs_of(visit), buffer)
         seen.append(Call(number, visit, copied(answer), None, ()))
         for key in DETECTIONS:
             if isinstance(answer.get(key), torch.Tensor):

@@ -13,7 +13,7 @@ from reference.oracle.detection import Suppression
 from verify.target.naming import Target
 from verify.video.detector import buffer_options, is_batched
 from verify.video.scan import PROBABILITIES, Scan, Visit, batch_sizes, number_of_frame, scans, suppressions
-from verify.video.scripting import why_no_scripted_buffer
+from verify.video.scripting import only_frame, why_no_scripted_buffer
 
 
 @st.composite
@@ -51,8 +51,7 @@ def _without_extras(target: Target, world_sizes: WorldSizes, **options: Any) -> 
 
 
 def only_frames(target: Target, world_sizes: WorldSizes) -> Scans:
-    """The simplest scan: of the only frame of a clip, by one rank."""
-    return st.just(Scan(frames=1, world_size=1, gather=False, batch=int(is_batched(target))))
+    return st.just(only_frame(target))
 
 
 def scans_without_nms(target: Target, world_sizes: WorldSizes) -> Scans:
@@ -106,12 +105,16 @@ def scans_with_nms(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans_of(target, world_sizes, max_frames=20, suppression=overlaps)
 
 
+def scans_with_everything(target: Target, world_sizes: WorldSizes, **options: Any) -> Scans:
+    """Scans that ask for tracker features, of a model that has them, and perhaps for NMS."""
+    options = {"suppression": perhaps_suppressions(target), **options}
+    return scans_of(target, world_sizes, gather=True, tracker=True, features=True, **options)
+
+
 def scans_with_tracker(target: Target, world_sizes: WorldSizes) -> Scans:
     return st.builds(
         replace,
-        scans_of(
-            target, world_sizes, suppression=perhaps_suppressions(target), gather=True, tracker=True, features=True
-        ),
+        scans_with_everything(target, world_sizes),
         gather=st.sampled_from((True, None)),  # the default follows from the backbone, which has a tracker neck
     )
 
@@ -233,16 +236,8 @@ def plain_scans(target: Target, world_sizes: WorldSizes) -> Scans:
     return _without_extras(target, world_sizes, max_frames=12)
 
 
-def scans_with_everything(target: Target, world_sizes: WorldSizes) -> Scans:
-    return scans_of(
-        target,
-        world_sizes,
-        max_frames=12,
-        suppression=perhaps_suppressions(target),
-        gather=True,
-        tracker=True,
-        features=True,
-    )
+def short_scans_with_everything(target: Target, world_sizes: WorldSizes) -> Scans:
+    return scans_with_everything(target, world_sizes, max_frames=12)
 
 
 @st.composite
@@ -256,16 +251,5 @@ def visits_twice(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Sc
 def scans_asking_late(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
     """Draw scans that ask for features and NMS from a later call on."""
     wanted = st.none() if why_no_nms(target) else suppressions()
-    case = draw(
-        scans_of(
-            target,
-            world_sizes,
-            min_frames=2,
-            max_frames=12,
-            suppression=wanted,
-            gather=True,
-            tracker=True,
-            features=True,
-        )
-    )
+    case = draw(scans_with_everything(target, world_sizes, min_frames=2, max_frames=12, suppression=wanted))
     return replace(case, asking_from=draw(st.integers(1, max(1, len(case.calls()) - 1))))

@@ -19,9 +19,9 @@ from verify.engine.finding import call_in_words
 from verify.target.naming import Target
 from verify.video.call import call_buffer, frames_kept
 from verify.video.detector import DETECTIONS, is_batched
-from verify.video.real import as_called, clip_of, prompt_of, real_detector
+from verify.video.real import as_called, clip_of, inputs_of_clip, real_detector
 from verify.video.scan import Scan, Visit
-from verify.video.scripting import scripted_detector, scripted_inputs
+from verify.video.scripting import InputsOf, script_of, scripted
 
 
 @dataclass(frozen=True)
@@ -70,19 +70,14 @@ def _copy(value: Any) -> Any:
     return value
 
 
-#: Gives what a caller hands over with a visit.
-InputsOf = Callable[[Visit], dict[str, Any]]
-
-
 def call_numbered(
-    target: Target, model: Any, case: Scan, number: int, inputs: Mapping[str, Any], buffer: dict[Any, Any]
+    target: Target, model: Any, case: Scan, number: int, visit: Visit, inputs: Mapping[str, Any], buffer: dict[Any, Any]
 ) -> dict[str, Any]:
-    """Make the call of a case that has a number.
+    """Make a case's call of a number, which is a visit.
 
     Raises:
         CallFailed: where the buffer raises.
     """
-    visit = case.calls()[number]
     name = call_in_words(number, visit.frame)
     try:
         with torch.no_grad(), during(name):
@@ -105,7 +100,7 @@ def _visit_all(target: Target, model: Any, case: Scan, inputs_of: InputsOf, call
         buffer = buffers[visit.buffer]
         inputs = inputs_of(visit)
         before = len(calls)
-        answer = call_numbered(target, model, case, number, inputs, buffer)
+        answer = call_numbered(target, model, case, number, visit, inputs, buffer)
         given.append((visit.frame, [weakref.ref(answer[key]) for key in DETECTIONS if key in answer]))
         seen.append(Call(number, visit, copied(answer), frames_kept(target, buffer), tuple(calls[before:])))
         del answer
@@ -123,24 +118,6 @@ def _alive(given: Iterable[tuple[int, list[weakref.ref[torch.Tensor]]]]) -> froz
     return frozenset(frame for frame, tensors in given if any(tensor() is not None for tensor in tensors))
 
 
-def script_of(case: Scan) -> Script:
-    """What the scripted detector answers in a case."""
-    return Script(case.prompts, case.layout, case.tracker, case.seed, case.at_thresholds)
-
-
-def scripted(rank: int, target: Target, case: Scan, detected: list[Detected]) -> tuple[Any, InputsOf]:
-    """A rank's model with the scripted detector, and what its caller hands over."""
-    model = scripted_detector(target, case, script_of(case), rank, detected)
-    images = torch.arange(case.frames, dtype=torch.float32).view(-1, 1, 1, 1).repeat(1, 3, 2, 2)
-    inputs = scripted_inputs(target, case, case.calls())
-
-    def inputs_of(visit: Visit) -> dict[str, Any]:
-        given = dict(inputs[visit])
-        return {"backbone_out": {"img_batch_all_stages": images, **given.pop("text")}, **given}
-
-    return model, inputs_of
-
-
 def scripted_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
     """One rank's part of a case with the scripted detector."""
     detected: list[Detected] = []
@@ -153,14 +130,8 @@ def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[C
     with as_called(target):
         model = real_detector(target, case)
         progress()
-        clip = clip_of(case)
-        text, prompt = detection.encode_text(model, clip), prompt_of(clip.find_inputs[0])
-
-        def inputs_of(visit: Visit) -> dict[str, Any]:
-            backbone_out = {"img_batch_all_stages": clip.img_batch, **text}
-            return {"backbone_out": backbone_out, "find_inputs": clip.find_inputs, "geometric_prompt": prompt}
-
-        return _visit_all(target, model, case, inputs_of, [])
+        inputs = inputs_of_clip(model, clip_of(case))
+        return _visit_all(target, model, case, lambda visit: inputs(), [])
 
 
 def observe_scripted(ranks: Ranks, target: Target, case: Scan) -> Seen:

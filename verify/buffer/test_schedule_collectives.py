@@ -14,11 +14,12 @@ from verify.buffer.case import (
     scans_without_gathering,
 )
 from verify.buffer.group import schedule_check
-from verify.buffer.observation import Observe, script_of, why_nothing_is_shared
+from verify.buffer.observation import Observe, why_nothing_is_shared
 from verify.engine.check import THREADS
 from verify.target.naming import Target
 from verify.tensors.describe import describe_tensor
 from verify.video.scan import Scan
+from verify.video.scripting import script_of
 
 
 @schedule_check(asynchronous_scans, launchers=(THREADS,), why_not_applicable=why_nothing_is_shared)

@@ -27,7 +27,7 @@ from verify.buffer.case import (
     why_no_nms,
 )
 from verify.buffer.group import schedule_check
-from verify.buffer.observation import Observe, expected_answer, script_of
+from verify.buffer.observation import Observe, expected_answer
 from verify.engine.check import HAZARD
 from verify.target.models import construction
 from verify.target.naming import Target
@@ -43,7 +43,7 @@ from verify.video.detector import (
     necks_of,
 )
 from verify.video.scan import Scan
-from verify.video.scripting import first_answer, why_no_scripted_buffer
+from verify.video.scripting import first_answer, script_of, why_no_scripted_buffer
 
 #: Types that a gather may be tempted to save memory with.
 _SHORTER_TYPES = (torch.bfloat16, torch.float16)

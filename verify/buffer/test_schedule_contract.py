@@ -14,15 +14,16 @@ from verify.buffer.agreement import (
     assert_own_detections,
     describe_scripted,
     frame_set,
+    identical,
     violation_at,
 )
-from verify.buffer.callers import ASKED_WITHOUT, RankWatched, observe_changed, observe_unasked, observe_watched
+from verify.buffer.callers import ASKED_WITHOUT, RankWatched, changed, observe_changed, observe_unasked, observe_watched
 from verify.buffer.case import (
     plain_scans,
     scans_asking_late,
     scans_at_thresholds,
     scans_by_default,
-    scans_with_everything,
+    short_scans_with_everything,
     visits_twice,
     why_no_nms,
 )
@@ -55,9 +56,7 @@ def test_defaults_of_arguments(case: Scan, observe: Observe, target: Target) -> 
             )
         for key, values in call.answer.items():
             found = bare.answer[key]
-            if isinstance(values, torch.Tensor) and not (
-                isinstance(found, torch.Tensor) and found.dtype == values.dtype and torch.equal(found, values)
-            ):
+            if isinstance(values, torch.Tensor) and not identical(values, found):
                 raise violation_at(
                     rank,
                     bare,
@@ -113,7 +112,7 @@ def test_nms_without_thresholds(case: Scan, observe: Observe, target: Target) ->
                 )
 
 
-watched_check = partial(schedule_check, scans_with_everything, observation=observe_watched, draws="watched scans")
+watched_check = partial(schedule_check, short_scans_with_everything, observation=observe_watched, draws="watched scans")
 
 
 @watched_check()
@@ -124,18 +123,16 @@ def test_answers_stay(case: Scan, observe: Observe, target: Target) -> None:
     that the next chunk is written into, turn those into another frame's.
     """
     seen: tuple[RankWatched, ...] = observe(case)  # type: ignore[assignment]
-    for watching in seen:
-        for watched in watching.calls:
-            for change in watched.answer:
-                raise violation_at(
-                    watching.rank,
-                    watched.call,
-                    f"the answer for frame {watched.call.visit.frame} has changed after it was given",
-                    tensor=change.place,
-                    expected=change.before,
-                    got=change.after,
-                    case=case,
-                )
+    for rank, call, change in changed(seen, lambda watched: watched.answer):
+        raise violation_at(
+            rank,
+            call,
+            f"the answer for frame {call.visit.frame} has changed after it was given",
+            tensor=change.place,
+            expected=change.before,
+            got=change.after,
+            case=case,
+        )
 
 
 @watched_check()
@@ -146,17 +143,15 @@ def test_inputs_unchanged(case: Scan, observe: Observe, target: Target) -> None:
     which the buffer gives back. Images that are overwritten are detected so by whoever comes next.
     """
     seen: tuple[RankWatched, ...] = observe(case)  # type: ignore[assignment]
-    for watching in seen:
-        for watched in watching.calls:
-            for change in watched.inputs:
-                raise violation_at(
-                    watching.rank,
-                    watched.call,
-                    f"the call changes what it was handed: {change.place}",
-                    tensor=change.place,
-                    expected=change.before,
-                    got=change.after,
-                )
+    for rank, call, change in changed(seen, lambda watched: watched.inputs):
+        raise violation_at(
+            rank,
+            call,
+            f"the call changes what it was handed: {change.place}",
+            tensor=change.place,
+            expected=change.before,
+            got=change.after,
+        )
 
 
 @schedule_check(visits_twice, observation=observe_changed, kind=HAZARD)

@@ -148,6 +148,21 @@ def gathered(model: nn.Module, batch: Any, before_loss: Callable[[Any, dict, Any
     return stages
 
 
+def forward_clip(model: nn.Module, batch: Any, one_by_one: bool) -> tuple[Any, nn.Module]:
+    """Run the target's forward on a batch, or ``one_by_one`` sam3's on each frame; gives stages, and whose they are.
+
+    Raises:
+        Violation: when it raises.
+    """
+    return (gathered(model, batch), one_frame_model(model)) if one_by_one else (call(model, batch), model)
+
+
+def clip_loss(loss: Any, model: nn.Module, batch: Any, one_by_one: bool = False) -> torch.Tensor:
+    """The loss of what ``forward_clip`` gives; raises as that and ``loss_value`` do."""
+    stages, owner = forward_clip(model, batch, one_by_one)
+    return loss_value(loss, stages, owner, batch)
+
+
 def gradients_of(model: nn.Module) -> dict[str, torch.Tensor | None]:
     """The gradients that a backward pass left, by parameter; None where it left none, or nothing but zeros."""
     found: dict[str, torch.Tensor | None] = {}

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from fixtures.ranks.stacks import release_frames
 from fixtures.toy.cpu import sam3_on_cpu
-from reference.oracle.training import one_frame_model
 from verify.clips.batch import batch_of
 from verify.clips.case import Training
-from verify.clips.run import backward, call, gathered, loss_of_target, loss_value, model_of
+from verify.clips.run import backward, clip_loss, loss_of_target, model_of
 from verify.engine.finding import Violation
 from verify.engine.raised import frames_outside_torch
 from verify.target.naming import Target
@@ -54,26 +53,24 @@ class StepFailed:
         )
 
 
-def step_clip(rank: int, world_size: int, target: Target, case: Training) -> StepFailed | None:
-    """Take a training step on a case's batch; None where it runs."""
+def _step(target: Target, case: Training, one_by_one: bool) -> StepFailed | None:
     with sam3_on_cpu():
         model, batch, loss = model_of(target, case), batch_of(case), loss_of_target(target, case)
         try:
-            backward(loss_value(loss, call(model, batch), model, batch), batch)
+            backward(clip_loss(loss, model, batch, one_by_one), batch)
         except Violation as violation:
             return step_failed(violation)
     return None
+
+
+def step_clip(rank: int, world_size: int, target: Target, case: Training) -> StepFailed | None:
+    """Take a training step on a case's batch; None where it runs."""
+    return _step(target, case, one_by_one=False)
 
 
 def step_frame(rank: int, world_size: int, target: Target, case: Training) -> StepFailed | None:
     """Take a training step by sam3's one-frame forward, on a case's frames one by one; None where it runs."""
-    with sam3_on_cpu():
-        model, batch, loss = model_of(target, case), batch_of(case), loss_of_target(target, case)
-        try:
-            backward(loss_value(loss, gathered(model, batch), one_frame_model(model), batch), batch)
-        except Violation as violation:
-            return step_failed(violation)
-    return None
+    return _step(target, case, one_by_one=True)
 
 
 def step_failed(violation: Violation) -> StepFailed:

@@ -11,11 +11,10 @@ import torch
 
 from fixtures.ranks import Ranks, RanksFailed, Threads, progress
 from fixtures.toy.cpu import sam3_on_cpu
-from reference.oracle import detection
 from verify.target.naming import Target
 from verify.video.call import call_buffer
 from verify.video.detector import DETECTIONS, is_batched, why_no_buffer
-from verify.video.real import clip_of, prompt_of, real_detector
+from verify.video.real import clip_of, inputs_of_clip, real_detector
 from verify.video.scan import Scan
 
 #: For each frame in order, which detections carry gradient.
@@ -26,14 +25,12 @@ def _scan_with_gradient(rank: int, world_size: int, target: Target, case: Scan) 
     with sam3_on_cpu():
         model = real_detector(target, case)
         clip = clip_of(case)
-        text = detection.encode_text(model, clip)
-        given = {"find_inputs": clip.find_inputs, "geometric_prompt": prompt_of(clip.find_inputs[0])}
+        inputs = inputs_of_clip(model, clip)
         buffer: dict[Any, Any] = {}
         seen = []
         with torch.enable_grad():
             for visit in case.calls():
-                inputs = {"backbone_out": {"img_batch_all_stages": clip.img_batch, **text}, **given}
-                answer = call_buffer(target, model, replace(case, features=False), visit, inputs, buffer)
+                answer = call_buffer(target, model, replace(case, features=False), visit, inputs(), buffer)
                 seen.append({key: answer[key].requires_grad for key in DETECTIONS if key in answer})
                 progress()
         return tuple(seen)

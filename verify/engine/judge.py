@@ -214,20 +214,21 @@ class _Trial:
     def _made(self, case: Case) -> tuple[bool | None, str]:
         """Make the check on a case; gives whether it had something to compare, and what of the process was damaged."""
         self.gate.note(self.check, self.launcher, case)
-        triggered, error = None, None
         try:
             triggered = self.check.body(case, self._observe, self.gate.target)
-        except BaseException as raised:
-            error = raised
-        damage = self.process.mend()  # first of all: nothing goes on without
+        except BaseException as error:
+            damage = self._mended()  # first of all: nothing goes on without
+            if damage and not by_the_user(error):
+                return None, damage
+            raise
+        return triggered, self._mended()
+
+    def _mended(self) -> str:
+        """Put back what the case took of the process, and note what threads it left; gives what was taken, in words."""
+        damage = self.process.mend()
         if threads := self.process.new_threads():
             self.gate.journal.threads_left(threads)
-        if error is not None and (by_the_user(error) or not damage):
-            try:
-                raise error
-            finally:
-                del error  # its stack holds this frame, and that would hold the error
-        return triggered, damage
+        return damage
 
     def compare(self, case: Case) -> Violation | None:
         """Observe and compare one case; gives the violation, if there is one."""

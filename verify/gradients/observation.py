@@ -14,12 +14,11 @@ from torch.autograd.graph import get_gradient_edge
 
 from fixtures.ranks import progress
 from fixtures.toy.cpu import sam3_on_cpu
-from reference.oracle.training import one_frame_model
 from verify.clips.batch import batch_of
 from verify.clips.capture import captured_output
 from verify.clips.case import Training
 from verify.clips.forward import why_no_clip_forward
-from verify.clips.run import call, failed, gathered, gradients_of, loss_of_target, loss_value, model_of
+from verify.clips.run import failed, forward_clip, gradients_of, loss_of_target, loss_value, model_of
 from verify.engine.finding import Violation
 from verify.gradients.double import in_double, widened
 from verify.gradients.held import Diverged, Held, holding
@@ -95,7 +94,7 @@ class Run:
 def run_of(target: Target, case: Training, double: bool) -> tuple[Run, Any]:
     """Prepare a case's loss: by the forward over frames, or by sam3's one-frame forward where there is no other."""
     model, loss, batch = model_of(target, case), loss_of_target(target, case), batch_of(case)
-    over_frames = why_no_clip_forward(target) is None
+    one_by_one = why_no_clip_forward(target) is not None
     if double:
         model, batch = model.double(), widened(batch)
     held, ran = Held(), [False]
@@ -103,9 +102,9 @@ def run_of(target: Target, case: Training, double: bool) -> tuple[Run, Any]:
     def compute() -> torch.Tensor:
         torch.manual_seed(case.seed)  # what a loss samples is the same each time
         with holding(held, ran[0], model, loss) as hold:
-            returned = call(model, batch) if over_frames else gathered(model, batch)
+            stages, owner = forward_clip(model, batch, one_by_one)
             with hold.loss():
-                value = loss_value(loss, returned, model if over_frames else one_frame_model(model), batch)
+                value = loss_value(loss, stages, owner, batch)
         ran[0] = True
         return value
 

@@ -11,11 +11,10 @@ import torch
 from torch import nn
 
 from fixtures.toy.cpu import sam3_on_cpu
-from reference.oracle.training import one_frame_model
 from verify.clips.batch import batch_of
 from verify.clips.case import Training
 from verify.clips.forward import why_no_clip_forward
-from verify.clips.run import backward, call, gathered, loss_of_target, loss_value, model_of
+from verify.clips.run import backward, clip_loss, loss_of_target, model_of
 from verify.target.models import construction
 from verify.target.naming import Target
 
@@ -90,9 +89,7 @@ def optimize(rank: int, world_size: int, target: Target, case: Training) -> Opti
         model, batch, loss = model_of(target, case), batch_of(case), loss_of_target(target, case)
         given = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.SGD(given, lr=RATE)
-        over_frames = why_no_clip_forward(target) is None
-        returned = call(model, batch) if over_frames else gathered(model, batch)
-        value = loss_value(loss, returned, model if over_frames else one_frame_model(model), batch)
+        value = clip_loss(loss, model, batch, one_by_one=why_no_clip_forward(target) is not None)
         backward(value, batch)
         now = dict(model.named_parameters())
         known, held = set(map(id, now.values())), set(map(id, given))

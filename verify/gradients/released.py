@@ -29,6 +29,7 @@ from fixtures.toy.cpu import sam3_on_cpu
 from verify.clips.batch import batch_of, moved_by_rounding
 from verify.clips.capture import captured_output
 from verify.clips.case import Training, training_from_json
+from verify.clips.projection import predictions, projection
 from verify.clips.run import gathered, model_of
 from verify.engine.finding import NotCovered
 from verify.target.loading import load, package_folder
@@ -72,22 +73,6 @@ def why_no_release(target: Target) -> str | None:
     return "the sam3 that it stands on is the installed one: there is no other to compare it with"
 
 
-def _projected(step: Mapping[str, Any], seed: int) -> tuple[torch.Tensor | None, Tensors]:
-    """A fixed random projection of a step's predictions, None where none carries a gradient, and the predictions."""
-    generator = torch.Generator().manual_seed(seed)
-    named = {
-        name: value
-        for name, value in sorted(step.items())
-        if name.startswith("pred_") and isinstance(value, torch.Tensor) and value.is_floating_point()
-    }
-    parts = [
-        (torch.randn(value.shape, generator=generator) * value).sum() / max(1, value.numel()) ** 0.5
-        for value in named.values()
-    ]
-    total = torch.stack(parts).sum() if parts else None
-    return total, {name: value.detach().clone() for name, value in named.items()}
-
-
 def compute(model: nn.Module, batch: Any) -> Computed:
     """Run sam3's one-frame forward over a model's parts on each frame, and differentiate a projection of what it gives.
 
@@ -97,9 +82,8 @@ def compute(model: nn.Module, batch: Any) -> Computed:
     model.zero_grad(set_to_none=True)
     outputs, values = [], []
     for number, steps in enumerate(gathered(model, batch).output):
-        value, named = _projected(steps[-1], number)
-        outputs.append(named)
-        if value is not None and value.requires_grad:
+        outputs.append({name: value.detach().clone() for name, value in predictions(steps[-1]).items()})
+        if (value := projection(steps[-1], number)) is not None:
             values.append(value)
     if values:
         torch.stack(values).sum().backward()

@@ -18,10 +18,9 @@ import torch
 from torch import nn
 
 from fixtures.toy.cpu import sam3_on_cpu
-from reference.oracle.training import one_frame_model
 from verify.clips.batch import batch_of
 from verify.clips.case import Training
-from verify.clips.run import backward, call, gathered, loss_of_target, loss_value, model_of
+from verify.clips.run import backward, clip_loss, loss_of_target, model_of
 from verify.clips.step import StepFailed, step_failed
 from verify.configuration.precision import trained_in
 from verify.engine.finding import Violation
@@ -78,8 +77,7 @@ def _step(model: nn.Module, batch: Any, loss: Any, case: Training, precision: to
     model.zero_grad(set_to_none=True)
     torch.manual_seed(case.seed)
     with computing_in(precision):
-        stages = gathered(model, batch) if oracle else call(model, batch)
-        value = loss_value(loss, stages, one_frame_model(model) if oracle else model, batch)
+        value = clip_loss(loss, model, batch, one_by_one=oracle)
     backward(value, batch)
     return float(value.detach())
 

@@ -20,7 +20,7 @@ from verify.clips.stages import Outputs, all_tensors, read_stages
 from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.tensors.tolerance import rounding
-from verify.training.settings import Step, other_gradients, training_step, turn_checkpointing
+from verify.training.settings import Step, other_gradients, training_step, turned_steps
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,10 @@ def train_with_dropout(rank: int, world_size: int, target: Target, case: Trainin
     with sam3_on_cpu():
         loss = loss_of_target(target, case)
         first = training_step(model_of(target, case, dropout=True), case, loss)
-        turned: dict[str, Compared | Violation] = {}
-        for value in (True, False):
-            model = model_of(target, case, dropout=True)
-            names = turn_checkpointing(model, value, batch_of(case))
-            if names:
-                what = f"{', '.join(names)} {'on' if value else 'off'}"
-                try:
-                    turned[what] = _compared(first, training_step(model, case, loss))
-                except Violation as violation:
-                    turned[what] = violation
+        turned = {
+            what: step if isinstance(step, Violation) else _compared(first, step)
+            for what, step in turned_steps(target, case, loss, dropout=True)
+        }
         again = _compared(first, training_step(model_of(target, case, dropout=True), case, loss))
         model = model_of(target, case, dropout=True)
         reseeded = _compared(first, training_step(model, case, loss, backward_seed=case.seed + 1))

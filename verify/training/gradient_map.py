@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from fixtures.ranks import progress
 from fixtures.toy.cpu import sam3_on_cpu
 from verify.clips.batch import batch_of, frames_of_images
 from verify.clips.case import Training
+from verify.clips.projection import projection
 from verify.clips.run import call, failed, model_of
 from verify.clips.stages import read_stages
 from verify.target.naming import Target
@@ -39,20 +38,6 @@ class GradientMap:
 def _part(parameter: str) -> str:
     """The part of the model that a parameter is reported under: two names deep."""
     return ".".join(parameter.split(".")[:-1][:2]) or parameter
-
-
-def projection(step: Mapping[str, Any], seed: int) -> torch.Tensor | None:
-    """A fixed random projection of a step's outputs that carry gradient, each by its size; None where none does."""
-    generator = torch.Generator().manual_seed(seed)
-    total = None
-    for name in sorted(step):
-        value = step[name]
-        if not (name.startswith("pred_") and isinstance(value, torch.Tensor) and value.requires_grad):
-            continue
-        weights = torch.randn(value.shape, generator=generator).to(value)
-        part = (weights * value).sum() / max(1, value.numel()) ** 0.5
-        total = part if total is None else total + part
-    return total
 
 
 def map_gradients(rank: int, world_size: int, target: Target, case: Training) -> GradientMap:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +15,13 @@ from fixtures.toy.cpu import sam3_on_cpu
 from reference.oracle.training import one_frame, one_frame_model
 from verify.clips.batch import batch_of, first_frames, moved_by_rounding
 from verify.clips.case import Training
+from verify.clips.projection import projection
 from verify.clips.run import backward, call, gathered, gradients_of, loss_of_target, loss_value, model_of
 from verify.clips.stages import Outputs, all_tensors, pairs, read_stages
 from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.tensors.describe import describe_tensor
 from verify.tensors.tolerance import distance, rounding, tolerances
-from verify.training.gradient_map import projection
 
 _CHECKPOINTING = re.compile(r"act_ckpt|act_checkpoint|grad_checkpointing|use_checkpoint")
 
@@ -130,7 +130,7 @@ def _step_on_one_frame(model: nn.Module, batch: Any) -> None:
         model.zero_grad(set_to_none=True)  # a backward pass that breaks off has left some gradients
 
 
-def turn_checkpointing(model: nn.Module, value: bool, batch: Any) -> tuple[str, ...]:
+def _turn_checkpointing(model: nn.Module, value: bool, batch: Any) -> tuple[str, ...]:
     """Turn checkpointing on or off wherever sam3's one-frame step bears it; give the names of what changed.
 
     sam3's decoder, for one, asserts that its own is on in training.
@@ -204,22 +204,35 @@ def other_gradients(plain: Step, other: Step) -> tuple[tuple[str, str, str], ...
     return tuple(found)
 
 
+def turned_steps(
+    target: Target, case: Training, loss: Any, dropout: bool = False
+) -> Iterator[tuple[str, Step | Violation]]:
+    """Train one step with activation checkpointing all on, and one with it off, as far as it can be turned.
+
+    Yields:
+        which switches were turned, and how; the step, or why it failed.
+    """
+    for value in (True, False):
+        model = model_of(target, case, dropout)
+        turned = _turn_checkpointing(model, value, batch_of(case))
+        if turned:
+            step: Step | Violation
+            try:
+                step = training_step(model, case, loss)
+            except Violation as violation:
+                step = violation
+            yield f"{', '.join(turned)} {'on' if value else 'off'}", step
+
+
 def checkpoint_clip(rank: int, world_size: int, target: Target, case: Training) -> Checkpointed:
     """Train one step with each setting of activation checkpointing."""
     with sam3_on_cpu():
         loss = loss_of_target(target, case)
         plain = training_step(model_of(target, case), case, loss)
-        others: dict[str, Turned | Violation] = {}
-        for value in (True, False):
-            model = model_of(target, case)
-            turned = turn_checkpointing(model, value, batch_of(case))
-            if turned:
-                what = f"{', '.join(turned)} {'on' if value else 'off'}"
-                try:
-                    step = training_step(model, case, loss)
-                    others[what] = Turned(step.outputs, other_gradients(plain, step))
-                except Violation as violation:
-                    others[what] = violation
+        others = {
+            what: step if isinstance(step, Violation) else Turned(step.outputs, other_gradients(plain, step))
+            for what, step in turned_steps(target, case, loss)
+        }
         return Checkpointed(plain.outputs, others)
 
 

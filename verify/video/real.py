@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -69,6 +69,17 @@ def prompt_of(stage: Any) -> Any:
         point_mask=torch.zeros(prompts, 0, dtype=torch.bool),
         point_labels=torch.zeros(0, prompts, dtype=torch.long),
     )
+
+
+def inputs_of_clip(model: Any, clip: Any) -> Callable[[], dict[str, Any]]:
+    """What a caller hands over with each call on a clip: images in a dictionary made anew, stages, a prompt."""
+    text, prompt = detection.encode_text(model, clip), prompt_of(clip.find_inputs[0])
+
+    def inputs() -> dict[str, Any]:
+        backbone_out = {"img_batch_all_stages": clip.img_batch, **text}
+        return {"backbone_out": backbone_out, "find_inputs": clip.find_inputs, "geometric_prompt": prompt}
+
+    return inputs
 
 
 def single_process(target: Target, case: Scan, perturbation: int = 0) -> list[dict[str, torch.Tensor]]:

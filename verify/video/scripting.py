@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -12,12 +12,13 @@ from torch import nn
 from fixtures.ranks import RanksFailed, Threads
 from fixtures.synthetic.script import Script
 from fixtures.synthetic.scripted_detector import Detected, numbered_prompt, numbered_text, scripted_forward, stages
-from reference.oracle import detection
 from verify.target.naming import Target
 from verify.video.call import call_buffer
 from verify.video.detector import detector, is_batched, why_no_buffer
 from verify.video.scan import Scan, Visit, number_of_frame
 
+#: Gives what a caller hands over with a visit.
+InputsOf = Callable[[Visit], dict[str, Any]]
 #: The number of a geometric prompt that a batched buffer is handed and has no use for: each frame has its own.
 UNUSED = 15
 
@@ -55,7 +56,25 @@ def _another_number(number: int) -> int:
     return UNUSED if number != UNUSED else number_of_frame(0)
 
 
-def _only_frame(target: Target) -> Scan:
+def script_of(case: Scan) -> Script:
+    """What the scripted detector answers in a case."""
+    return Script(case.prompts, case.layout, case.tracker, case.seed, case.at_thresholds)
+
+
+def scripted(rank: int, target: Target, case: Scan, detected: list[Detected]) -> tuple[Any, InputsOf]:
+    """A rank's model with the scripted detector, and what its caller hands over."""
+    model = scripted_detector(target, case, script_of(case), rank, detected)
+    images = torch.arange(case.frames, dtype=torch.float32).view(-1, 1, 1, 1).repeat(1, 3, 2, 2)
+    inputs = scripted_inputs(target, case, case.calls())
+
+    def inputs_of(visit: Visit) -> dict[str, Any]:
+        given = dict(inputs[visit])
+        return {"backbone_out": {"img_batch_all_stages": images, **given.pop("text")}, **given}
+
+    return model, inputs_of
+
+
+def only_frame(target: Target) -> Scan:
     """The simplest case: the only frame of a clip, on one rank."""
     return Scan(frames=1, world_size=1, gather=False, batch=int(is_batched(target)))
 
@@ -64,15 +83,13 @@ def _answers_by_itself(target: Target) -> bool:
     """Whether the target's buffer answers for the only frame of a clip with the target's own detector."""
     from verify.video import real  # which asks here whether a stand-in can be used
 
-    case = _only_frame(target)
+    case = only_frame(target)
 
     def visit_one_frame(rank: int, world_size: int) -> None:
         with real.as_called(target):
-            model, clip = real.real_detector(target, case), real.clip_of(case)
-            backbone_out = {"img_batch_all_stages": clip.img_batch, **detection.encode_text(model, clip)}
-            prompt = real.prompt_of(clip.find_inputs[0])
-            inputs = {"backbone_out": backbone_out, "find_inputs": clip.find_inputs, "geometric_prompt": prompt}
-            call_buffer(target, model, case, Visit(0), inputs, {})
+            model = real.real_detector(target, case)
+            inputs = real.inputs_of_clip(model, real.clip_of(case))
+            call_buffer(target, model, case, Visit(0), inputs(), {})
 
     ranks = Threads()
     try:
@@ -94,13 +111,11 @@ def first_answer(target: Target) -> Mapping[str, Any] | str:
     if reason := why_no_buffer(target):
         return reason
     calls: list[Detected] = []
-    case, visit = _only_frame(target), Visit(0)
+    case, visit = only_frame(target), Visit(0)
 
     def visit_one_frame(rank: int, world_size: int) -> dict[str, Any]:
-        model = scripted_detector(target, case, Script(), rank, calls)
-        inputs = scripted_inputs(target, case, (visit,))[visit]
-        backbone_out = {"img_batch_all_stages": torch.zeros(1, 3, 2, 2), **inputs.pop("text")}
-        return call_buffer(target, model, case, visit, {"backbone_out": backbone_out, **inputs}, {})
+        model, inputs_of = scripted(rank, target, case, calls)
+        return call_buffer(target, model, case, visit, inputs_of(visit), {})
 
     # On a thread with a process group of its own: under torchrun, the others must not be waited for.
     ranks = Threads()
