@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
@@ -42,6 +43,7 @@ def buffer_of(target: Target, model: Any) -> Callable[..., Any]:
     return getattr(model, BUFFER_METHODS[kind_of(target)])
 
 
+@lru_cache(maxsize=16)
 def buffer_options(target: Target) -> frozenset[str]:
     """Names of the arguments that the target's buffer declares; ``ANY_OTHER`` is one where it swallows others."""
     model = construction(target, tracker=True).model

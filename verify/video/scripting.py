@@ -44,10 +44,16 @@ def scripted_inputs(target: Target, case: Scan, visits: tuple[Visit, ...]) -> di
     for visit in visits:
         numbers = case.numbers(visit) if is_batched(target) else ()
         given = _another_number(visit.geometric) if is_batched(target) else visit.geometric
+        if numbers not in stages_of:
+            stages_of[numbers] = stages(case.frames, case.prompts, numbers)
+        if given not in prompts:
+            prompts[given] = numbered_prompt(case.prompts, given)
+        if visit.text not in texts:
+            texts[visit.text] = numbered_text(case.prompts, visit.text)
         made[visit] = {
-            "find_inputs": stages_of.setdefault(numbers, stages(case.frames, case.prompts, numbers)),
-            "geometric_prompt": prompts.setdefault(given, numbered_prompt(case.prompts, given)),
-            "text": texts.setdefault(visit.text, numbered_text(case.prompts, visit.text)),
+            "find_inputs": stages_of[numbers],
+            "geometric_prompt": prompts[given],
+            "text": texts[visit.text],
         }
     return made
 
