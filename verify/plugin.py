@@ -46,15 +46,16 @@ from verify.engine.result import (
     Result,
     result_from_json,
 )
+from verify.engine.summary import summary
 from verify.engine.supervisor import IMPORTS
 from verify.groups import GROUPS, PRELOADED, registered
 from verify.target.fingerprint import identity
 from verify.target.models import construction
 from verify.target.naming import Target
 from verify.target.preload import announced
+from verify.terminal import RESULT, Account, header
 
 FOLDER = Path(__file__).parent
-_PROPERTY = "verify"
 
 
 @dataclass
@@ -70,6 +71,8 @@ class Session:
     #: What is being judged.
     judging: Target | None = None
     journal: Journal = field(default_factory=Journal)
+    #: Writes how far it has come; None in a worker of xdist.
+    account: Account | None = None
 
     @property
     def rank(self) -> int:
@@ -224,10 +227,11 @@ def pytest_configure(config: pytest.Config) -> None:
             for name in ("xmlpath", "htmlpath"):
                 if hasattr(config.option, name):
                     setattr(config.option, name, None)
-    session = config.stash[_SESSION] = Session(options, Launchers(options.backend, job, PRELOADED), journal=journal)
+    launchers = Launchers(options.backend, job, PRELOADED, quiet=config.getoption("capture") != "no")
+    session = config.stash[_SESSION] = Session(options, launchers, journal=journal)
     if not _is_worker(config):
         journal.plan(_plan(session, "no check was made").as_json())
-        config.pluginmanager.register(_Collector(session))
+        config.pluginmanager.register(_Collector(session, bool(getattr(config.option, "numprocesses", None))))
 
 
 @pytest.hookimpl(trylast=True)
@@ -242,28 +246,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:
             reporter._tw._file = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
+    elif gate is not None and not _is_worker(session.config):
+        # Not before: pytest makes what writes to the terminal when all plugins are configured.
+        total = sum(plan.parts for plan in _planned(gate))
+        gate.account = Account(session.config, gate.options.checks, total)
+        session.config.pluginmanager.register(gate.account)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
     gate = config.stash.get(_SESSION, None)
-    if gate is None:
-        return []
-    options = gate.options
-    named = identity(options.target)
-    commit = f", commit {named['sam3']['commit']}" if named["sam3"]["commit"] else ""
-    lines = [
-        f"target: {options.target.spec} ({named['origin']})",
-        f"sam3: {named['sam3']['version']}{commit} ({named['sam3']['folder']})",
-    ]
-    if len(options.subjects) > 1 or len(named["subjects"]) > 1:
-        lines.append(f"subjects: {', '.join(subject.subject_name for subject in options.subjects)}")
-    known = (
-        f"{options.known_from} ({len(options.known)} entries)" if options.known_from else "upstream's, where inherited"
-    )
-    known = known if options.inherits else "none"
-    seed = f", seed {options.seed}" if options.profile.randomised else ""
-    lines.append(f"known failures: {known}; profile: {options.profile.name}{seed}")
-    return lines
+    return header(gate.options) if gate is not None else []
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -318,6 +310,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=dropped)
     # Threads first, while the server of processes imports; groups in their order, as in the report.
     items[:] = sorted(kept, key=_order)
+    if gate.account is not None and all(map(_check_of, items)):
+        gate.account.alone()
     reports_only = bool(getattr(config.option, "numprocesses", None))  # xdist's controller judges nothing
     if not (reports_only or _is_worker(config)) and any(_on_processes(item) for item in items):
         with announced(gate.options.target):
@@ -346,9 +340,10 @@ class GateOfItem:
             registered(),
             session.judged,
             session.journal,
+            session.account.case if session.account else None,
         )
         result = replace(gate.judge(check, launcher), subject=subject.subject_name)
-        self.item.user_properties.append((_PROPERTY, result.as_json()))
+        self.item.user_properties.append((RESULT, result.as_json()))
         text = result.finding.render() if result.finding else f"{result.check}: {result.reason}"
         if result.outcome == PASSED:
             return
@@ -372,13 +367,13 @@ def gate(request: pytest.FixtureRequest) -> GateOfItem:
 class _Collector:
     """Gathers results from reports of items, which may come from other processes."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, session: Session, from_workers: bool) -> None:
+        self.session, self.from_workers = session, from_workers
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call":
             for name, value in report.user_properties:
-                if name == _PROPERTY and isinstance(value, dict):
+                if name == RESULT and isinstance(value, dict):
                     self._add(value)
 
     @pytest.hookimpl(optionalhook=True)
@@ -397,6 +392,8 @@ class _Collector:
     def _add(self, result: dict[str, Any]) -> None:
         self.session.parts.append(result_from_json(result))
         self.session.journal.add(result)
+        if self.session.account is not None:
+            self.session.account.result(self.session.parts[-1], from_worker=self.from_workers)
 
 
 def _planned(gate: Session) -> list[reports.Planned]:
@@ -455,6 +452,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if gate is None:
         return
     gate.launchers.close()
+    if gate.account is not None:
+        gate.account.clear()
     if _is_worker(session.config):
         return
     gate.journal.plan(_plan(gate, "the report was made, after all checks").as_json())
@@ -468,13 +467,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+def pytest_terminal_summary(config: pytest.Config) -> None:
     gate = config.stash.get(_SESSION, None)
-    if gate is None or gate.report is None:
-        return
-    terminalreporter.section("verification")
-    for line in reports.summary(gate.report, gate.options.counts):
-        terminalreporter.write_line(line)
+    if gate is not None and gate.report is not None and gate.account is not None:
+        gate.account.write(gate.report, gate.options.counts)
 
 
 def _abort(config: pytest.Config, failure: RanksFailed) -> None:
@@ -504,6 +500,6 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
     if capture is not None:
         capture.suspend_global_capture(in_=True)  # what it holds is lost when the process leaves
-    lines = [text, "", *reports.summary(gate.report, gate.options.counts)]
+    lines = [text, "", *summary(gate.report, gate.options.counts)]
     sys.__stderr__.write("\n".join(lines) + "\n")  # type: ignore[union-attr]
     sys.__stderr__.flush()  # type: ignore[union-attr]

@@ -20,7 +20,6 @@ from verify.engine.report import (
     Report,
     conclude,
     environment,
-    summary,
     write,
 )
 from verify.engine.result import (
@@ -39,6 +38,7 @@ from verify.engine.result import (
     merged,
     result_from_json,
 )
+from verify.engine.summary import summary
 from verify.groups import registered
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "report.schema.json").read_text())
@@ -117,7 +117,7 @@ def test_causes_come_with_what_they_block() -> None:
     assert report.causes == (Cause("test_prefetch", "no clip", ("test_coverage",)),)
     lines = summary(report, Counts())
     assert "cause: test_prefetch: no clip" in lines
-    assert "  blocks 1: test_coverage" in lines
+    assert "  blocks    1: test_coverage" in lines
 
 
 def test_each_subject_has_a_result_of_its_own() -> None:
@@ -129,7 +129,7 @@ def test_each_subject_has_a_result_of_its_own() -> None:
     assert verdict == VIOLATES
     assert any(
         "test_coverage [A:batched]  failed" in line
-        for line in summary(Report({"spec": "x"}, {}, concluded, verdict, ""), Counts())
+        for line in summary(Report({"spec": "x"}, {}, concluded, verdict, ""), Counts(), everything=True)
     )
 
 

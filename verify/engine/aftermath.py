@@ -12,6 +12,7 @@ from verify.engine import report as reports
 from verify.engine.finding import Violation
 from verify.engine.journal import UnderWay, pages, read_plan, read_results, read_stack, read_threads
 from verify.engine.result import BLOCKED, FAILED, FAILURES, Result, result_from_json
+from verify.engine.summary import summary
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,7 @@ def conclude(folder: Path, how: str, by_target: bool) -> list[str]:
     report = reports.Report(plan.target, plan.environment, results, verdict, because, notes)
     if plan.report:
         reports.write(report, Path(plan.report))
-    texts = [result.finding.render() for result in found if result.finding is not None]
-    return ["", " verification ".center(80, "="), *texts, "", *reports.summary(report, plan.counts)]
+    return ["", " verification ".center(80, "="), *summary(report, plan.counts)]
 
 
 def _of_threads(folder: Path, what: str) -> list[Result]:

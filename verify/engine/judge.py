@@ -61,6 +61,8 @@ class Gate:
     judged: dict[tuple[Target, str], Result] = field(default_factory=dict)
     #: Where it is kept what is under way, for when the target ends the process.
     journal: Journal = field(default_factory=Journal)
+    #: Told of each case that is run.
+    on_case: Callable[[], None] | None = None
 
     def world_sizes(self, launcher: str) -> tuple[int, ...]:
         if launcher == THREADS:
@@ -214,6 +216,8 @@ class _Trial:
     def _made(self, case: Case) -> tuple[bool | None, str]:
         """Make the check on a case; gives whether it had something to compare, and what of the process was damaged."""
         self.gate.note(self.check, self.launcher, case)
+        if self.gate.on_case is not None:
+            self.gate.on_case()
         try:
             triggered = self.check.body(case, self._observe, self.gate.target)
         except BaseException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from fixtures.ranks import Processes, Ranks, Threads, Torchrun
 from fixtures.ranks.processes.launcher import PRELOAD
@@ -22,13 +23,16 @@ class Launchers:
     job: Torchrun | None = None
     #: Modules that the server of processes imports before it forks ranks.
     preload: tuple[str, ...] = PRELOAD
+    #: Whether what processes print is kept from the terminal.
+    quiet: bool = True
     _made: dict[str, Ranks] = field(default_factory=dict)
 
     def get(self, name: str) -> Ranks:
         if name == PROCESSES and self.job is not None:
             return self.job
         if name not in self._made:
-            self._made[name] = Threads() if name == THREADS else Processes(self.backend, preload=self.preload)
+            processes = partial(Processes, self.backend, preload=self.preload, quiet=self.quiet)
+            self._made[name] = Threads() if name == THREADS else processes()
         return self._made[name]
 
     def prepare(self) -> None:

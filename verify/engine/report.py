@@ -19,7 +19,6 @@ from verify.engine.result import (
     FAILURES,
     INHERITED,
     MISSING,
-    NOT_APPLICABLE,
     NOT_PROVIDED,
     NOT_TRIGGERED,
     PASSED,
@@ -240,37 +239,3 @@ def _violations(bad: Sequence[Result], judged: Iterable[Result]) -> str:
 
 def write(report: Report, path: Path) -> None:
     path.write_text(json.dumps(report.as_json(), indent=2) + "\n", encoding="utf-8")
-
-
-def _label(result: Result) -> str:
-    return f"{result.check} [{result.subject}]" if result.subject else result.check
-
-
-def summary(report: Report, counts: Counts) -> list[str]:
-    """The report as lines of text: a table of checks, causes, remarks, the verdict."""
-    rows = [("check", "outcome", "cases", "seconds")]
-    for result in report.results:
-        hazard = " (hazard)" if result.kind == HAZARD else ""
-        rows.append((_label(result), result.outcome + hazard, str(result.cases), f"{result.seconds:.1f}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        f"{name:<{widths[0]}}  {outcome:<{widths[1]}}  {cases:>{widths[2]}}  {seconds:>{widths[3]}}"
-        for name, outcome, cases, seconds in rows
-    ]
-    for cause in report.causes:
-        lines.append(f"cause: {cause.check}: {cause.message}")
-        lines.append(f"  blocks {len(cause.blocks)}: {', '.join(cause.blocks)}")
-    reasons = {
-        result.reason: result
-        for result in report.results
-        if result.reason and result.outcome not in (BLOCKED, NOT_APPLICABLE)
-    }
-    for reason in reasons:
-        names = ", ".join(_label(result) for result in report.results if result.reason == reason)
-        lines.append(f"{reasons[reason].outcome}: {names}: {reason}")
-    open_hazards = [_label(result) for result in report.results if result.kind == HAZARD and result.outcome in FAILURES]
-    if open_hazards and not counts.hazards:
-        lines.append(f"hazards, which today's callers avoid (--hazards fail to count them): {', '.join(open_hazards)}")
-    lines += [*report.notes, *report.statements]
-    lines.append(f"verdict: {report.target['spec']} {report.verdict}: {report.because}")
-    return lines
