@@ -30,6 +30,7 @@ from verify.engine.finding import finding_of
 from verify.engine.journal import VARIABLE, Journal, journal_of_process, pages
 from verify.engine.judge import Gate, violation_of, violation_of_error
 from verify.engine.known import Known
+from verify.engine.known_written import known_failures_file
 from verify.engine.launchers import Launchers
 from verify.engine.options import Options, UsageError, job_world_size
 from verify.engine.report import Counts
@@ -460,11 +461,25 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     gate.report = _conclude(gate, measure=gate.rank == 0)
     if gate.options.report and gate.rank == 0:
         reports.write(gate.report, gate.options.report)
+    if gate.options.write_known and gate.rank == 0:
+        _write_known(gate, gate.options.write_known)
     if session.exitstatus == pytest.ExitCode.OK:
         if not gate.report.passes:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         elif not any(result.cases or result.outcome in _RAN for result in gate.report.results):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def _write_known(gate: Session, path: Path) -> None:
+    """Write what failed as a file of known failures, and say so in the report's notes."""
+    assert gate.report is not None  # made before
+    text = known_failures_file(gate.options.target.spec, gate.parts, gate.options.counts.bad)
+    if text:
+        path.write_text(text, encoding="utf-8")
+    said = (
+        f"fill in the reasons in {path}, then gate with --known" if text else f"nothing failed: {path} is not written"
+    )
+    gate.report = replace(gate.report, notes=(*gate.report.notes, f"--write-known: {said}"))
 
 
 def pytest_terminal_summary(config: pytest.Config) -> None:

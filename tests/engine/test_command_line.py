@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.commands import Done, Run
+from tests.commands import ROOT, Done, Run
 from tests.engine.gate import GATE, QUICK, assert_short_error
 
 pytestmark = pytest.mark.xdist_group("commands")
@@ -65,7 +70,7 @@ def test_a_builder_that_cannot_be_made_small(gate: Gate, tmp_path: Path) -> None
 def test_a_malformed_known_failures_file(gate: Gate, tmp_path: Path) -> None:
     known = tmp_path / "known.toml"
     known.write_text("[[known]]\ncheck = 'test_gone'\nreason = 'x'\n")
-    assert_short_error(gate("--known", str(known)), "entry 1: there is no check 'test_gone'")
+    assert_short_error(gate("--known", str(known)), r"entry 1 \(line 1\): there is no check 'test_gone'")
 
 
 def test_entries_that_do_not_fail(gate: Gate, tmp_path: Path) -> None:
@@ -78,7 +83,7 @@ def test_entries_that_do_not_fail(gate: Gate, tmp_path: Path) -> None:
     assert done.status == pytest.ExitCode.TESTS_FAILED
     assert "xpassed: test_prefetch: listed as known, but passes: never" in done.out
     assert "listed as known, but passes" in done.out
-    assert "test_coverage  xpassed" in done.out
+    assert "xpassed: test_coverage: listed as known, but no case met the entry" in done.out
     assert "no case met the entry's condition" in done.out
 
 
@@ -111,3 +116,24 @@ def test_lists_and_explains(gate: Gate) -> None:
     assert explained.status == 0
     assert "detected again, or answered with a KeyError" in explained.out
     assert_short_error(gate("--explain", "test_gone"), "there is no such check")
+
+
+def test_on_a_terminal_progress_is_written_over() -> None:
+    parent, child = pty.openpty()
+    command = [sys.executable, "-m", *GATE, *QUICK]
+    with subprocess.Popen(command, cwd=ROOT, stdout=child, stderr=child) as process:
+        os.close(child)
+        said = _read_all(parent)
+        assert process.wait() == pytest.ExitCode.OK
+    assert re.search(r"\r\x1b\[K\[0/1\] test_coverage on threads: \d+ cases so far", said)
+    assert re.search(r"schedule  1 passed; [\d.]+ s", said.rpartition("\x1b[K")[2])
+
+
+def _read_all(terminal: int) -> str:
+    """What is written to a terminal until nobody has it open any more, which ends in an error."""
+    said = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 1 << 16):
+            said += part
+    os.close(terminal)
+    return said.decode()

@@ -44,9 +44,12 @@ def test_reads_entries(tmp_path: Path) -> None:
         ("[[known]", "not TOML"),
         ("[[unknown]]\n", "unknown key 'unknown'"),
         ("known = 3\n", r"expected \[\[known\]\] entries"),
-        ("[[known]]\ncheck = 'test_coverage'\n", "entry 1: needs a reason"),
-        ("[[known]]\ncheck = 'test_coverage'\nreason = ' '\n", "entry 1: needs a reason"),
-        ("[[known]]\nreason = 'x'\n", "entry 1: needs a check"),
+        ("[[known]]\ncheck = 'test_coverage'\n", r"entry 1 \(line 1\): needs a reason: say why test_coverage fails"),
+        (
+            "[[known]]\ncheck = 'test_coverage'\nreason = ' '\n",
+            r"entry 1 \(line 1\): needs a reason: say why test_coverage fails",
+        ),
+        ("[[known]]\nreason = 'x'\n", r"entry 1 \(line 1\): needs a check"),
         ("[[known]]\ncheck = 'test_gone'\nreason = 'x'\n", "there is no check 'test_gone'"),
         ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\nwhy = 'y'\n", "unknown key 'why'"),
         ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\nmatch = '('\n", "not a regular expression"),
@@ -54,7 +57,10 @@ def test_reads_entries(tmp_path: Path) -> None:
         ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\navoidable = 3\n", "avoidable is neither true nor false"),
         ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\ncondition = 'x'\n", "condition is not a table"),
         ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\ncondition = { speed = 1 }\n", "speak of 'speed'"),
-        (2 * "[[known]]\ncheck = 'test_coverage'\nreason = 'x'\n", "entry 2: test_coverage is listed twice"),
+        (
+            2 * "[[known]]\ncheck = 'test_coverage'\nreason = 'x'\n",
+            r"entry 2 \(line 4\): test_coverage is listed twice",
+        ),
         ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\ncode = 'A'\n", r"there is no table \[code.A\]"),
         ("[[known]]\ncheck = 'test_coverage'\nreason = 'x'\nmethods = ['a']\n", "methods without code"),
         (

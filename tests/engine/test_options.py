@@ -24,6 +24,8 @@ def given(**options: object) -> argparse.Namespace:
         "only": None,
         "known": None,
         "report": None,
+        "write_known": None,
+        "force": False,
         "profile": "quick",
         "backend": "gloo",
         "hazards": "report",

@@ -397,3 +397,15 @@ def destroys_its_group(rank: int, world_size: int) -> None:
 
 def process_id(rank: int, world_size: int) -> int:
     return os.getpid()
+
+
+def print_and_die(rank: int, world_size: int, text: str) -> None:
+    """Print, from Python and from below it; rank 0 then leaves the process at once."""
+    print(f"{text} of rank {rank}")
+    os.write(2, b"from below\n")
+    if rank == 0:
+        os._exit(3)
+
+
+def print_line(rank: int, world_size: int, text: str) -> None:
+    print(text)

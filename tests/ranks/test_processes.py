@@ -28,6 +28,8 @@ from tests.ranks.steps import (
     fail,
     gathers,
     leaves_something_in_flight,
+    print_and_die,
+    print_line,
     process_id,
     result_of,
     results_of,
@@ -282,6 +284,18 @@ if __name__ == "__main__":
     print(*ids, forkserver._forkserver._forkserver_pid, flush=True)
     {end}
 """
+
+
+def test_what_ranks_print_is_told_where_one_dies_and_not_before(
+    processes: Processes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    processes.run(print_line, 2, "of the job before")
+    with pytest.raises(RanksFailed) as failed:
+        processes.run(print_and_die, 2, "the words")
+    told = failed.value.statuses[0].stack
+    assert "its last output:\nthe words of rank 0\nfrom below" in told
+    assert "of the job before" not in told
+    assert capfd.readouterr() == ("", "")
 
 
 def _start(end: str, folder: Path) -> tuple[subprocess.Popen[str], list[int]]:

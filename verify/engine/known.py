@@ -39,6 +39,8 @@ from verify.engine.check import Case, Check
 
 _ENTRY = {"check", "reason", "link", "match", "condition", "code", "methods", "subject", "avoidable"}
 
+_ENTRY_HEAD = re.compile(r"\s*\[\[\s*known\s*\]\]")
+
 
 class KnownError(Exception):
     """A file of known failures cannot be used; the message says where and why."""
@@ -94,16 +96,16 @@ def condition_names(check: Check) -> frozenset[str]:
 
 
 def _entry(
-    number: int, data: Any, checks: Mapping[str, Check], where: str, code: Mapping[str, Mapping[str, str]], release: str
+    at: str, data: Any, checks: Mapping[str, Check], code: Mapping[str, Mapping[str, str]], release: str
 ) -> Known:
-    at = f"{where}, entry {number}"
     if not isinstance(data, dict):
         raise KnownError(f"{at}: not a table")
     if unknown := sorted(set(data) - _ENTRY):
         raise KnownError(f"{at}: unknown key {unknown[0]!r}; an entry has {', '.join(sorted(_ENTRY))}")
-    for key in ("check", "reason"):
-        if not isinstance(data.get(key), str) or not data[key].strip():
-            raise KnownError(f"{at}: needs a {key}")
+    if not isinstance(data.get("check"), str) or not data["check"].strip():
+        raise KnownError(f"{at}: needs a check")
+    if not isinstance(data.get("reason"), str) or not data["reason"].strip():
+        raise KnownError(f"{at}: needs a reason: say why {data['check']} fails, and for how long it may")
     for key in ("link", "match", "subject"):
         if not isinstance(data.get(key, ""), str):
             raise KnownError(f"{at}: {key} is not a string")
@@ -146,6 +148,13 @@ def _methods(data: Mapping[str, Any], code: Mapping[str, Mapping[str, str]], at:
     return {name: table[name] for name in names}
 
 
+def _places(text: str, where: str, entries: int) -> list[str]:
+    """Each entry in words, with the line that it begins in where it has one of its own."""
+    heads = [number for number, line in enumerate(text.splitlines(), 1) if _ENTRY_HEAD.match(line)]
+    lines = [f" (line {head})" for head in heads] if len(heads) == entries else [""] * entries
+    return [f"{where}, entry {number}{line}" for number, line in enumerate(lines, 1)]
+
+
 def read(path: Path, checks: Mapping[str, Check]) -> KnownFile:
     """Read a file of known failures; ``checks`` are those that entries may speak of, by name.
 
@@ -153,7 +162,8 @@ def read(path: Path, checks: Mapping[str, Check]) -> KnownFile:
         KnownError: in one sentence that names the file, the entry and what to change.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        data = tomllib.loads(text)
     except OSError as error:
         raise KnownError(f"--known {path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -165,9 +175,10 @@ def read(path: Path, checks: Mapping[str, Check]) -> KnownFile:
     if not isinstance(listed, list) or not isinstance(release, dict) or not isinstance(code, dict):
         raise KnownError(f"{where}: expected [[known]] entries, one [release] table and [code.NAME] tables")
     name = str(release.get("name", ""))
-    entries = tuple(_entry(number, item, checks, where, code, name) for number, item in enumerate(listed, 1))
+    places = _places(text, where, len(listed))
+    entries = tuple(_entry(at, item, checks, code, name) for at, item in zip(places, listed, strict=True))
     names = [(entry.check, tuple(entry.condition.items()), tuple(entry.methods), entry.subject) for entry in entries]
-    for number, listing in enumerate(names, 1):
-        if listing in names[: number - 1]:
-            raise KnownError(f"{where}, entry {number}: {listing[0]} is listed twice")
+    for number, listing in enumerate(names):
+        if listing in names[:number]:
+            raise KnownError(f"{places[number]}: {listing[0]} is listed twice")
     return KnownFile(path, entries, name)

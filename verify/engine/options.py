@@ -48,6 +48,8 @@ class Options(Generic[Verified]):
     inherits: bool
     counts: Counts
     report: Path | None
+    #: Where the failures of this run are to be written as a file of known failures.
+    write_known: Path | None
     case: Case | None
 
     def parts(self, check: Check) -> int:
@@ -75,6 +77,10 @@ def add_options(parser: Any) -> None:
     group = parser.getgroup("verify", "sam3-video-verify")
     group.addoption("--only", metavar="NAME[,NAME]", help="run these groups and checks only")
     group.addoption("--known", metavar="FILE", help="known failures (TOML), strict; 'none' for none at all")
+    group.addoption(
+        "--write-known", metavar="FILE", help="write this run's failures as a file for --known to start from"
+    )
+    group.addoption("--force", action="store_true", help="let --write-known write over a file")
     group.addoption("--report", metavar="FILE", help="write the report as JSON")
     group.addoption("--list-checks", action="store_true", help="list all checks and end")
     group.addoption("--explain", metavar="NAME", help="say what a check is for and end")
@@ -150,6 +156,24 @@ def job_world_size(environment: Mapping[str, str] = os.environ) -> int | None:
     return int(text)
 
 
+def _assert_writable(given: argparse.Namespace) -> None:
+    """Refuse --write-known where it could not be written, or would take something away."""
+    if given.write_known is None:
+        if given.force:
+            raise UsageError("--force says that --write-known may write over a file: name the file")
+        return
+    path = Path(given.write_known)
+    said = f"--write-known {path}"
+    if not path.parent.is_dir():
+        raise UsageError(f"{said}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UsageError(f"{said}: is a folder; name a file in it")
+    if path.exists() and not given.force:
+        raise UsageError(f"{said}: the file is there already; --force writes over it, reasons and all")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{said}: nothing can be written there")
+
+
 def _launchers(launcher: str | None, carrier: str | None) -> tuple[str, ...]:
     if carrier is not None:
         warnings.warn("--carrier is now called --launcher, and will be gone in the next release", stacklevel=2)
@@ -181,6 +205,7 @@ def read_options(
         )
     if given.report and not Path(given.report).parent.is_dir():
         raise UsageError(f"--report {given.report}: there is no folder {Path(given.report).parent}")
+    _assert_writable(given)
     profile = PROFILES[given.profile]
     seed = given.seed if given.seed is not None else secrets.randbits(31) if profile.randomised else 0
     return Options(
@@ -197,5 +222,6 @@ def read_options(
         counts=Counts(given.hazards == "fail", given.inherited == "fail"),
         subjects=tuple(subjects) or (target,),
         report=Path(given.report) if given.report else None,
+        write_known=Path(given.write_known) if given.write_known else None,
         case=_case(given.case, checks),
     )

@@ -70,7 +70,7 @@ class Progress:
         return line if left is None else f"{line}, about {in_words(left)} left"
 
     def seconds_left(self) -> float | None:
-        """How long the checks will take that are left, if each takes as long as those before; None: nobody can tell yet."""
+        """How long the checks will take that are left, if each takes as long as those before; None: not known."""
         if self.made < _TELLING or self.made >= self.total:
             return None
         return (self.clock() - self._started) / self.made * max(0, self.total - self.made)
