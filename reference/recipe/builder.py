@@ -8,6 +8,7 @@ from sam3.model.sam1_task_predictor import SAM3InteractiveImagePredictor
 from torch import nn
 
 from reference.data.vocabulary import default_vocabulary
+from reference.recipe.autocast_kept import autocast_kept
 from reference.recipe.checkpoint import load_checkpoint
 from reference.recipe.initialise import initialise
 from reference.recipe.model import Sam3ImageOnVideo
@@ -48,7 +49,8 @@ def build_sam3_image_video_model(
         checkpoint_path: a checkpoint to load, see ``reference.recipe.checkpoint.load_checkpoint``.
         load_from_HF: download the released checkpoint when no path is given.
         enable_segmentation: with a segmentation head, which detection over video needs.
-        enable_inst_interactivity: with a tracker neck and sam3's interactive predictor.
+        enable_inst_interactivity: with a tracker neck and sam3's interactive predictor, which is to be called under
+            autocast: that sam3 turns it on for the whole process when the predictor is made is undone.
         compile: compile what sam3's own builder compiles.
         async_all_gather: whether the buffer's gathers run beside the detection of the next chunk.
         gather_backbone_out: whether the buffer gathers tracker features; by default, where there is a tracker neck.
@@ -65,7 +67,8 @@ def build_sam3_image_video_model(
         )
         predictor = None
         if enable_inst_interactivity:
-            predictor = SAM3InteractiveImagePredictor(parts.build_tracker(apply_temporal_disambiguation=False))
+            with autocast_kept():
+                predictor = SAM3InteractiveImagePredictor(parts.build_tracker(apply_temporal_disambiguation=False))
         model = Sam3ImageOnVideo(
             backbone=parts._create_vl_backbone(vision, parts._create_text_encoder(bpe_path)),
             transformer=parts._create_sam3_transformer(),

@@ -70,17 +70,25 @@ def without_pinning() -> AbstractContextManager[Any]:
 def trainer_without_cuda() -> Iterator[None]:
     """Make a context in which sam3's Trainer runs on the CPU; it does nothing where CUDA is there.
 
-    The Trainer's meter of memory resets CUDA's peak after each step, which fails without a driver. Pinning is done
-    without in the whole process, not by the mode above, which would be asked about every operation of a long run.
+    The Trainer's meter of memory resets CUDA's peak after each step, which fails without a driver. Its AMP is autocast
+    for ``cuda``, whatever the accelerator, as is the part of sam3's decoder that turns it off: here both are the CPU's.
+    Pinning is done without in the whole process, not by the mode above, which would be asked about every operation of
+    a long run.
     """
     if torch.cuda.is_available():
         yield
         return
-    pin, reset = torch.Tensor.pin_memory, torch.cuda.reset_peak_memory_stats
+    pin, reset, autocast = torch.Tensor.pin_memory, torch.cuda.reset_peak_memory_stats, torch.amp.autocast
+
+    def autocast_here(device_type: str, *args: Any, **kwargs: Any) -> torch.amp.autocast:
+        return autocast("cpu" if device_type == "cuda" else device_type, *args, **kwargs)
+
     torch.Tensor.pin_memory = _unpinned  # type: ignore[method-assign,assignment]
     torch.cuda.reset_peak_memory_stats = lambda device=None: None
+    torch.amp.autocast = autocast_here  # type: ignore[misc,assignment]
     try:
         yield
     finally:
         torch.Tensor.pin_memory = pin  # type: ignore[method-assign]
         torch.cuda.reset_peak_memory_stats = reset
+        torch.amp.autocast = autocast  # type: ignore[misc]

@@ -11,7 +11,7 @@ from torch import nn
 
 from fixtures.ranks import Ranks, progress
 from fixtures.synthetic.clips import ClipSpec, make_clip
-from fixtures.toy.build import build_toy
+from fixtures.toy.build import Construction, build_toy
 from fixtures.toy.cpu import sam3_on_cpu
 from verify.builder.case import Build
 from verify.clips.batch import on_device_of
@@ -28,16 +28,34 @@ class ForwardFailed(Exception):
     """A model that the builder made for training fails on a clip."""
 
 
-def build_model(target: Target, case: Build, seed: int = 0, **arguments: Any) -> nn.Module:
+def construct(target: Target, case: Build, seed: int = 0, **arguments: Any) -> Construction:
     settings: dict[str, Any] = {
         "enable_segmentation": case.segmentation,
         "enable_inst_interactivity": case.tracker,
         "eval_mode": False,
         **arguments,
     }
-    model = build_toy(load(target).builder, seed, **settings).model
+    built = build_toy(load(target).builder, seed, **settings)
     progress()
-    return model
+    return built
+
+
+def build_model(target: Target, case: Build, seed: int = 0, **arguments: Any) -> nn.Module:
+    return construct(target, case, seed, **arguments).model
+
+
+def _autocast_changed(rank: int, world_size: int, target: Target, case: Build) -> tuple[str, ...]:
+    return construct(target, case).autocast_changed
+
+
+def observe_autocast(ranks: Ranks, target: Target, case: Build) -> tuple[str, ...]:
+    """Build for training; gives what of torch's autocast is another afterwards, in words.
+
+    Raises:
+        RanksFailed: when the builder fails.
+    """
+    changed: tuple[str, ...] = on_rank_zero(ranks, _autocast_changed, target, case)
+    return changed
 
 
 def on_rank_zero(ranks: Ranks, function: Callable[..., Any], *args: Any, world_size: int = 1) -> Any:

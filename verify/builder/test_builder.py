@@ -23,12 +23,13 @@ from verify.builder.observation import (
     FRAMES,
     MATCHER,
     Matcher,
+    observe_autocast,
     observe_clip,
     observe_gradients_off,
     observe_matcher,
     observe_modes,
 )
-from verify.engine.check import THREADS, check
+from verify.engine.check import HAZARD, THREADS, check
 from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.tensors.describe import count_by_part
@@ -50,6 +51,10 @@ def _with_and_without(target: Target, world_sizes: WorldSizes) -> Builds:
 
 def _one(target: Target, world_sizes: WorldSizes) -> Builds:
     return st.just(Build())
+
+
+def _interactive(target: Target, world_sizes: WorldSizes) -> Builds:
+    return st.just(Build(tracker=True))
 
 
 def _plain_and_full(target: Target, world_sizes: WorldSizes) -> Builds:
@@ -239,3 +244,33 @@ def test_gradients_on(
             got="requires_grad=False",
         )
     return None
+
+
+def _assert_left_alone(changed: tuple[str, ...], how: str) -> None:
+    if changed:
+        raise Violation(
+            f"building {how} changes torch's autocast for the whole process",
+            tensor="autocast",
+            expected="what it was before",
+            got="; ".join(changed),
+        )
+
+
+@builder_check(_with_and_without, observe_autocast)
+def test_autocast_left_alone(case: Build, observe: Callable[[Build], tuple[str, ...]], target: Target) -> None:
+    """Building a model leaves torch's autocast as it was: off or on, its precision, and no context left open.
+
+    A context that is opened and never closed puts all that follows under it. Training under AMP then computes with
+    old weights: autocast keeps the copies that it casts until the outermost context ends, which is never.
+    """
+    _assert_left_alone(observe(case), "a model for training")
+
+
+@builder_check(_interactive, observe_autocast, kind=HAZARD)
+def test_autocast_with_predictor(case: Build, observe: Callable[[Build], tuple[str, ...]], target: Target) -> None:
+    """Building a model with sam3's interactive predictor leaves torch's autocast as it was.
+
+    sam3's predictor opens autocast for good when it is made. Nobody trains with one today; who does trains with old
+    weights under AMP, and in bfloat16 without.
+    """
+    _assert_left_alone(observe(case), "a model with an interactive predictor")

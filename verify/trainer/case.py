@@ -30,10 +30,12 @@ class Run:
     objects: int = 2
     #: Whether the learning rate falls from step to step.
     decays: bool = False
+    #: Whether training is in the precision that the configuration sets for AMP, or in full precision.
+    amp: bool = False
     seed: int = 0
 
     def schedule(self, ranks: int) -> Schedule:
-        return Schedule(self.epochs, self.frames, max(1, self.batch // ranks), self.decays, self.seed)
+        return Schedule(self.epochs, self.frames, max(1, self.batch // ranks), self.decays, self.seed, self.amp)
 
     def as_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as JSON; the world size always."""
