@@ -492,6 +492,7 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
             replay=f"torchrun --nproc-per-node {os.environ['WORLD_SIZE']} -m pytest verify "
             f"{(gate.judging or gate.options.target).options()} --only {name}",
             world_size=int(os.environ["WORLD_SIZE"]),
+            place=gate.journal.under_way.place if gate.journal.under_way else None,
         )
         subject = gate.judging.subject_name if gate.judging else ""
         gate.parts.append(Result(name, check.group, check.kind, FAILED, finding=finding, subject=subject))
