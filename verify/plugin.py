@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from fixtures.ranks import RanksFailed, RendezvousError, Torchrun
 from fixtures.toy.shrink import CannotShrink
 from verify import request
+from verify.ci.publication import publish, shown_on_github
 from verify.engine import interrupt
 from verify.engine import report as reports
 from verify.engine.aftermath import Plan, ended, stack_at_end
@@ -70,6 +72,8 @@ class Session:
     #: What is being judged.
     judging: Target | None = None
     journal: Journal = field(default_factory=Journal)
+    #: What is shown on GitHub is shown when this is closed.
+    shown: ExitStack = field(default_factory=ExitStack)
 
     @property
     def rank(self) -> int:
@@ -202,6 +206,10 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # ranks share the cores; and sums of floats must not depend on how many there are
     if not _includes_gate(config):
         return
+    shown = ExitStack()
+    config.add_cleanup(shown.close)
+    if not _is_worker(config) and os.environ.get("RANK", "0") == "0":
+        shown.enter_context(shown_on_github())
     journal = _journal(config)
     interrupt.listen(journal.interrupted)
     try:
@@ -224,7 +232,9 @@ def pytest_configure(config: pytest.Config) -> None:
             for name in ("xmlpath", "htmlpath"):
                 if hasattr(config.option, name):
                     setattr(config.option, name, None)
-    session = config.stash[_SESSION] = Session(options, Launchers(options.backend, job, PRELOADED), journal=journal)
+    session = config.stash[_SESSION] = Session(
+        options, Launchers(options.backend, job, PRELOADED), journal=journal, shown=shown
+    )
     if not _is_worker(config):
         journal.plan(_plan(session, "no check was made").as_json())
         config.pluginmanager.register(_Collector(session))
@@ -461,6 +471,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     gate.report = _conclude(gate, measure=gate.rank == 0)
     if gate.options.report and gate.rank == 0:
         reports.write(gate.report, gate.options.report)
+    if gate.rank == 0:
+        publish(gate.report, gate.options.counts)
     if session.exitstatus == pytest.ExitCode.OK:
         if not gate.report.passes:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -502,9 +514,11 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
     gate.report = _conclude(gate, measure=False)  # the job is ending, on a thread of its own
     if gate.options.report:
         reports.write(gate.report, gate.options.report)
+    publish(gate.report, gate.options.counts)
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
     if capture is not None:
         capture.suspend_global_capture(in_=True)  # what it holds is lost when the process leaves
     lines = [text, "", *reports.summary(gate.report, gate.options.counts)]
     sys.__stderr__.write("\n".join(lines) + "\n")  # type: ignore[union-attr]
     sys.__stderr__.flush()  # type: ignore[union-attr]
+    gate.shown.close()

@@ -407,7 +407,10 @@ def violation_of(failure: RanksFailed, code: Place | None = None) -> Violation:
 
 def _raised_in(failure: RanksFailed, rank: int, code: Place) -> Place | None:
     """The innermost line, of the file that some code lies in, that a rank's exception has come through."""
+    frames: list[traceback.FrameSummary] = []
     error = failure.causes.get(rank)
-    frames = traceback.extract_tb(error.__traceback__) if error is not None else ()
+    while error is not None:
+        frames += traceback.extract_tb(error.__traceback__)
+        error = error.__cause__
     own = [frame for frame in frames if os.path.abspath(frame.filename) == code.path]
     return place_at(code.path, own[-1].lineno, own[-1].name) if own else None
