@@ -514,6 +514,7 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
     gate.report = _conclude(gate, measure=False)  # the job is ending, on a thread of its own
     if gate.options.report:
         reports.write(gate.report, gate.options.report)
+    gate.shown.enter_context(shown_on_github())  # where it is not rank 0 that is left
     publish(gate.report, gate.options.counts)
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
     if capture is not None:

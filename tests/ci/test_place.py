@@ -20,7 +20,7 @@ from verify.engine.finding import Finding, Violation
 from verify.engine.journal import Journal, UnderWay, pages
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
-from verify.engine.place import Place, place_at, place_from_json, place_of
+from verify.engine.place import Place, place_at, place_from_json, place_of, place_of_method
 from verify.engine.result import FAILED, Result, result_from_json
 from verify.target.naming import Target
 
@@ -83,6 +83,20 @@ def test_an_override_that_says_it_wraps_its_base_is_a_place_of_its_own() -> None
     place = place_of(_Child.method)
     assert place is not None
     assert (place.what, place.line) == ("_Child.method", _line("class _Child(") + 2)
+
+
+def test_a_method_of_another_packages_class_is_placed_at_the_class_that_has_it() -> None:
+    class Own(torch.nn.Linear):
+        def extra_repr(self) -> str:
+            return "own"
+
+    class Further(Own): ...
+
+    forward, further = place_of_method(Own, "forward"), place_of_method(Further, "extra_repr")
+    assert forward is not None
+    assert (forward.line, forward.what.split(".")[-1]) == (_line("class Own("), "Own")
+    assert further is not None
+    assert further.line == _line("class Own(") + 1
 
 
 def test_there_is_no_place_where_there_is_no_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from fixtures.forks.buffer import ReversedGather
 from fixtures.forks.endings import Segfaults
 from tests.ci.reports import PLACE, failed, report
 from tests.ci.runner import Command, commands_in
-from tests.commands import ROOT, Done, run, torchrun
+from tests.commands import ROOT, Done, Run, run, torchrun
 from tests.engine.gate import GATE, QUICK
 from verify.ci.publication import FOLDER, publish, publish_status, shown_on_github
 from verify.engine.place import Place, place_of
@@ -19,11 +19,6 @@ from verify.engine.report import Counts
 
 pytestmark = pytest.mark.xdist_group("commands")
 WRONG = ("--target", "fixtures.forks.buffer:ReversedGather", *QUICK)
-
-
-@pytest.fixture(autouse=True)
-def _not_already_on_github(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(FOLDER, raising=False)
 
 
 def _github(summary: Path) -> dict[str, str]:
@@ -52,10 +47,13 @@ def _assert_one_page(summary: Path, says: str) -> None:
 
 
 @pytest.mark.parametrize("how", [(), ("-n", "1")], ids=["alone", "xdist"])
-def test_a_run_marks_the_line_and_writes_the_page_behind_what_is_there(tmp_path: Path, how: tuple[str, ...]) -> None:
+def test_a_run_marks_the_line_and_writes_the_page_behind_what_is_there(
+    run_forked: Run, tmp_path: Path, how: tuple[str, ...]
+) -> None:
     summary = tmp_path / "summary.md"
     summary.write_text("before\n")
-    done = run(*GATE, *WRONG, *how, **_github(summary))
+    judge = run if how else run_forked
+    done = judge(*GATE, *WRONG, *how, **_github(summary))
     _assert_marked(done, ReversedGather.forward_video_grounding_multigpu, "not that frame's own detection")
     assert summary.read_text().startswith("before\n")
     _assert_one_page(summary, "violates")

@@ -56,6 +56,13 @@ def place_of(code: Any) -> Place | None:
     return place_at(inner.co_filename, line, inner.co_qualname)
 
 
+def place_of_method(owner: type, name: str) -> Place | None:
+    """Where a class's method is defined; the class itself where it has that from a class of another package."""
+    definer = next((base for base in owner.__mro__ if name in vars(base)), owner)
+    own = definer.__module__.partition(".")[0] == owner.__module__.partition(".")[0]
+    return place_of(getattr(owner, name)) if own else place_of(owner)
+
+
 def _is_itself(function: Any) -> bool:
     """Whether a function that says it wraps another was written under that name: an override, and no decorator's."""
     code = getattr(function, "__code__", None)

@@ -13,7 +13,7 @@ from torch import nn
 from fixtures.synthetic.script import INTERACTIVE, TRACKER
 from fixtures.toy.build import accepted
 from fixtures.toy.shrink import CannotShrink
-from verify.engine.place import Place, place_of
+from verify.engine.place import Place, place_of_method
 from verify.target.loading import load
 from verify.target.models import construction
 from verify.target.naming import BATCHED, BUFFER_METHODS, Target
@@ -46,7 +46,7 @@ def buffer_of(target: Target, model: Any) -> Callable[..., Any]:
 
 def place_of_buffer(target: Target) -> Place | None:
     """Where the method lies that is the buffer looked at."""
-    return place_of(buffer_of(target, type(construction(target, tracker=True).model)))
+    return place_of_method(type(construction(target, tracker=True).model), BUFFER_METHODS[kind_of(target)])
 
 
 @lru_cache(maxsize=16)
