@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tests import bytecode
 from tests.commands import Run
 from tests.fork_server import fork_server
+from verify.ci.publication import FOLDER
 
 #: What the commands that tests run import and is no part of this repository, where it takes long.
 IMPORTED = ("torch", "sam3.model_builder", "sam3.train.loss.loss_fns", "sam3.train.trainer", "hypothesis", "pytest")
@@ -30,6 +32,15 @@ def run_forked() -> Iterator[Run]:
     """
     with fork_server(*IMPORTED) as run:
         yield run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _not_on_github() -> Iterator[None]:
+    """Let no seeded bug write to the page of the job that these tests are run in."""
+    names = ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", FOLDER)
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    yield
+    os.environ.update(kept)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from verify.ci.publication import publish, publish_status, shown_on_github
 from verify.engine import journal
 from verify.engine.finding import STARTED_BY
 from verify.engine.supervisor import supervise
@@ -66,7 +67,10 @@ def main() -> None:
     os.environ[STARTED_BY] = "python -m verify" if command == "__main__.py" else command
     if "WORLD_SIZE" in os.environ:
         sys.exit(judge(sys.argv[1:]))
-    sys.exit(supervise([sys.executable, "-P", "-c", _CHILD, str(FOLDER.parent), *sys.argv[1:]]))
+    with shown_on_github():
+        status = supervise([sys.executable, "-P", "-c", _CHILD, str(FOLDER.parent), *sys.argv[1:]], publish=publish)
+        publish_status(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

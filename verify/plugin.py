@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from fixtures.ranks import RanksFailed, RendezvousError, Torchrun
 from fixtures.toy.shrink import CannotShrink
 from verify import request
+from verify.ci.publication import publish, shown_on_github
 from verify.engine import interrupt
 from verify.engine import report as reports
 from verify.engine.aftermath import Plan, ended, stack_at_end
@@ -74,6 +76,8 @@ class Session:
     journal: Journal = field(default_factory=Journal)
     #: Writes how far it has come; None in a worker of xdist.
     account: Account | None = None
+    #: What is shown on GitHub is shown when this is closed.
+    shown: ExitStack = field(default_factory=ExitStack)
 
     @property
     def rank(self) -> int:
@@ -206,6 +210,10 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # ranks share the cores; and sums of floats must not depend on how many there are
     if not _includes_gate(config):
         return
+    shown = ExitStack()
+    config.add_cleanup(shown.close)
+    if not _is_worker(config) and os.environ.get("RANK", "0") == "0":
+        shown.enter_context(shown_on_github())
     journal = _journal(config)
     interrupt.listen(journal.interrupted)
     try:
@@ -229,7 +237,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 if hasattr(config.option, name):
                     setattr(config.option, name, None)
     launchers = Launchers(options.backend, job, PRELOADED, quiet=config.getoption("capture") != "no")
-    session = config.stash[_SESSION] = Session(options, launchers, journal=journal)
+    session = config.stash[_SESSION] = Session(options, launchers, journal=journal, shown=shown)
     if not _is_worker(config):
         journal.plan(_plan(session, "no check was made").as_json())
         config.pluginmanager.register(_Collector(session, bool(getattr(config.option, "numprocesses", None))))
@@ -463,6 +471,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         reports.write(gate.report, gate.options.report)
     if gate.options.write_known and gate.rank == 0:
         _write_known(gate, gate.options.write_known)
+    if gate.rank == 0:
+        publish(gate.report, gate.options.counts)
     if session.exitstatus == pytest.ExitCode.OK:
         if not gate.report.passes:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -503,6 +513,7 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
             replay=f"torchrun --nproc-per-node {os.environ['WORLD_SIZE']} -m pytest verify "
             f"{(gate.judging or gate.options.target).options()} --only {name}",
             world_size=int(os.environ["WORLD_SIZE"]),
+            place=gate.journal.under_way.place if gate.journal.under_way else None,
         )
         subject = gate.judging.subject_name if gate.judging else ""
         gate.parts.append(Result(name, check.group, check.kind, FAILED, finding=finding, subject=subject))
@@ -512,9 +523,12 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
     gate.report = _conclude(gate, measure=False)  # the job is ending, on a thread of its own
     if gate.options.report:
         reports.write(gate.report, gate.options.report)
+    gate.shown.enter_context(shown_on_github())  # where it is not rank 0 that is left
+    publish(gate.report, gate.options.counts)
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
     if capture is not None:
         capture.suspend_global_capture(in_=True)  # what it holds is lost when the process leaves
     lines = [text, "", *summary(gate.report, gate.options.counts)]
     sys.__stderr__.write("\n".join(lines) + "\n")  # type: ignore[union-attr]
     sys.__stderr__.flush()  # type: ignore[union-attr]
+    gate.shown.close()

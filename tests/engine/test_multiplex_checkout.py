@@ -57,6 +57,11 @@ def test_a_loop_that_meets_its_kernel_has_one_cause(folder: Path, tmp_path: Path
     step = checks["test_step_runs", ""]
     assert step["outcome"] == "failed"
     assert f"{folder}/sam3/perflib/fused.py, line 13" in step["finding"]["message"], step["finding"]
+    assert step["finding"]["place"] == {
+        "path": f"{folder}/sam3/perflib/fused.py",
+        "line": 13,
+        "what": "addmm_act",
+    }
     assert {checks[name, ""]["outcome"] for name in ("test_clip_loss", "test_no_frame_leaks")} == {"blocked"}
     assert len(written["causes"]) == 1
 

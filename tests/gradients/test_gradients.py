@@ -46,6 +46,9 @@ def test_a_seeded_bug_is_caught_by_the_check_that_is_for_it(launchers: Launchers
     assert result.finding is not None
     text = result.finding.render()
     assert re.search(bug.says, result.finding.message), text
+    assert result.finding.place is not None, text
+    if "the forward that uses" in result.finding.details:  # of the module at fault
+        assert result.finding.details.startswith(f"{result.finding.place}: the forward that uses"), text
 
 
 @pytest.mark.parametrize("variant", CONFORMING.values(), ids=CONFORMING)

@@ -6,6 +6,7 @@ from functools import partial
 
 from verify.buffer.observation import observe_scripted
 from verify.engine.check import check
+from verify.video.detector import place_of_buffer
 from verify.video.scan import scan_from_json
 from verify.video.scripting import why_no_scripted_buffer
 
@@ -17,4 +18,5 @@ schedule_check = partial(
     why_not_provided=why_no_scripted_buffer,
     per_subject=True,
     rests_on=("test_answers_at_all",),
+    place_of_code=place_of_buffer,
 )

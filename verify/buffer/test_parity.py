@@ -15,7 +15,15 @@ from verify.buffer.observation import Observe, observe_real
 from verify.buffer.rounding import rounding_of_batches, unsettled_frames
 from verify.engine.check import PROCESSES, check
 from verify.target.naming import Target
-from verify.video.detector import DETECTIONS, buffer_options, features_of, is_batched, necks_of, why_no_buffer
+from verify.video.detector import (
+    DETECTIONS,
+    buffer_options,
+    features_of,
+    is_batched,
+    necks_of,
+    place_of_buffer,
+    why_no_buffer,
+)
 from verify.video.real import has_tracker_neck, single_process
 from verify.video.scan import Scan, scan_from_json
 
@@ -27,6 +35,7 @@ parity_check = partial(
     why_not_provided=why_no_buffer,
     launchers=(PROCESSES,),
     per_subject=True,
+    place_of_code=place_of_buffer,
 )
 
 #: A few chunks and a tail at every world size; a frame of the toy takes about 20 ms.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from verify.engine.case import changed_fields, refuse_unknown_fields
+from verify.engine.place import Place, place_of
 from verify.target.loading import load
 from verify.target.naming import Target
 
@@ -63,6 +64,11 @@ def build_from_json(data: Mapping[str, Any]) -> Build:
     if subject and subject not in ARGUMENTS and subject not in MISFITS:
         raise ValueError(f"subject is {subject!r}; it is one of {', '.join((*ARGUMENTS, *MISFITS))}")
     return Build(**data)
+
+
+def place_of_builder(target: Target) -> Place | None:
+    """Where the target's builder lies."""
+    return place_of(load(target).builder)
 
 
 def why_no_builder(target: Target) -> str | None:

@@ -12,6 +12,7 @@ from verify.builder.case import (
     Build,
     build_from_json,
     declares,
+    place_of_builder,
     why_no_arguments,
     why_no_builder,
     why_no_loading,
@@ -37,7 +38,12 @@ from verify.tensors.describe import count_by_part
 WorldSizes = st.SearchStrategy[int]
 Builds = st.SearchStrategy[Build]
 builder_check = partial(
-    check, "builder", from_json=build_from_json, why_not_provided=why_no_builder, launchers=(THREADS,)
+    check,
+    "builder",
+    from_json=build_from_json,
+    why_not_provided=why_no_builder,
+    launchers=(THREADS,),
+    place_of_code=place_of_builder,
 )
 
 

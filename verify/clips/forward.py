@@ -16,6 +16,7 @@ from verify.clips.batch import batch_of
 from verify.clips.capture import captured_output
 from verify.clips.case import Training
 from verify.clips.run import model_of
+from verify.engine.place import Place, place_of_method
 from verify.target.models import construction
 from verify.target.naming import Target
 from verify.tensors.precision import computing_in
@@ -46,6 +47,12 @@ def _refusal(rank: int, world_size: int, target: Target) -> str | None:
             with suppress(Exception), computing_in(precision):
                 return _refused(model)
     return None
+
+
+def place_of_forward(target: Target) -> Place | None:
+    """Where the forward lies of the model that is trained."""
+    model = construction(target, tracker=False, segmentation=False, eval_mode=False).model
+    return place_of_method(type(model), "forward")
 
 
 @lru_cache(maxsize=8)

@@ -17,6 +17,7 @@ from fixtures.ranks import progress
 from reference.oracle.training import CORE_LOSS, one_frame, one_frame_model
 from verify.clips.case import Training
 from verify.engine.finding import Violation
+from verify.engine.place import Place, place_at
 from verify.engine.raised import frames_outside_torch
 from verify.target.loading import load
 from verify.target.models import construction
@@ -81,6 +82,11 @@ def _stack(error: BaseException) -> str:
     return "".join(traceback.format_list(frames[-_STACK_FRAMES:])) + "".join(traceback.format_exception_only(error))
 
 
+def _place(error: BaseException) -> Place | None:
+    frames = frames_outside_torch(error)
+    return place_at(frames[-1].filename, frames[-1].lineno, frames[-1].name) if frames else None
+
+
 def failed(what: str, error: Exception, batch: Any, frame: int | None = None) -> Violation:
     """Make a violation of an exception that came out of the target, at ``frame`` or where the stack says."""
     if frame is None:
@@ -88,7 +94,7 @@ def failed(what: str, error: Exception, batch: Any, frame: int | None = None) ->
     where = "" if frame is None else f" at frame {frame}"
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return Violation(f"{what}{where}: {text}", frame=frame, got=text, details=_stack(error))
+    return Violation(f"{what}{where}: {text}", frame=frame, got=text, details=_stack(error), place=_place(error))
 
 
 def call(model: nn.Module, batch: Any) -> Any:

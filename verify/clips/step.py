@@ -10,6 +10,7 @@ from verify.clips.batch import batch_of
 from verify.clips.case import Training
 from verify.clips.run import backward, clip_loss, loss_of_target, model_of
 from verify.engine.finding import Violation
+from verify.engine.place import place_at
 from verify.engine.raised import frames_outside_torch
 from verify.target.naming import Target
 
@@ -50,6 +51,7 @@ class StepFailed:
             expected="a loss, and its gradients",
             got=self.error,
             details=self.stack,
+            place=place_at(self.file, self.line, self.function),
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
 from inspect import isclass, signature
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from fixtures.synthetic.videos import VIDEO_ANNOTATIONS
 from reference.configuration import ConfigurationError, read_configuration
 from verify.configuration.videos import LAYOUTS, SAMPLE, videos_of
+from verify.engine.place import Place, place_at, place_of
 from verify.target.loading import load
 from verify.target.naming import CONFIG, Target
 
@@ -75,6 +77,30 @@ def why_no_data_path(target: Target) -> str | None:
     return (
         f"{loader_name(target)} reads none of the layouts that videos come in here ({reasons}): name another --loader"
     )
+
+
+def place_of_data_path(target: Target) -> Place | None:
+    """Where what reads the annotations lies, or the dataset, or the collator: the first that is not sam3's own.
+
+    Where all are, the configuration that names them.
+    """
+    data = configuration_of(target).trainer.data.train
+    for node in (data.dataset.get("coco_json_loader"), data.dataset, data.collate_fn):
+        made_by = get_method(str(node["_target_"])) if node is not None else None
+        if made_by is not None and made_by.__module__.partition(".")[0] != "sam3":
+            return place_of(made_by)
+    return place_of_configuration(target)
+
+
+def place_of_configuration(target: Target) -> Place | None:
+    """The line of the configuration of training that says what the Trainer is given; None where no file is named."""
+    named = load(target).config
+    path = Path(named or "")
+    if not path.is_file():
+        return None
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = next((number for number, line in enumerate(lines, 1) if line.startswith("trainer:")), 1)
+    return place_at(str(path), first, "configuration of training")
 
 
 def declares(target: Target, option: str) -> bool:

@@ -10,7 +10,7 @@ from functools import partial
 from hypothesis import strategies as st
 
 from fixtures.ranks import Ranks
-from verify.configuration.configured import declares, loader_name, source_of, why_no_data_path
+from verify.configuration.configured import declares, loader_name, place_of_data_path, source_of, why_no_data_path
 from verify.data.agreement import (
     assert_in_order,
     assert_own_objects,
@@ -47,6 +47,7 @@ data_check = partial(
     why_not_provided=why_no_data_path,
     launchers=(THREADS,),
     rests_on=("test_loader_makes_clips",),
+    place_of_code=place_of_data_path,
 )
 
 

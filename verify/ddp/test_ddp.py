@@ -9,7 +9,7 @@ from functools import partial
 from hypothesis import strategies as st
 
 from fixtures.ranks import RanksFailed
-from verify.clips.forward import why_no_clip_forward
+from verify.clips.forward import place_of_forward, why_no_clip_forward
 from verify.configuration.precision import why_no_autocast
 from verify.ddp.agreement import (
     assert_mean,
@@ -30,7 +30,7 @@ from verify.engine.check import HAZARD, PROCESSES, THREADS, check
 from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.tensors.describe import count_by_part
-from verify.video.detector import is_batched
+from verify.video.detector import is_batched, place_of_buffer
 from verify.video.scan import Scan, scan_from_json, scans
 
 WorldSizes = st.SearchStrategy[int]
@@ -44,6 +44,7 @@ ddp_check = partial(
     launchers=(PROCESSES,),
     cost=3,
     rests_on=("test_step_runs",),
+    place_of_code=place_of_forward,
 )
 
 
@@ -230,6 +231,7 @@ def _several_ranks(target: Target, world_sizes: WorldSizes) -> st.SearchStrategy
     launchers=(THREADS,),
     cost=8,
     per_subject=True,
+    place_of_code=place_of_buffer,
 )
 def test_gradient_through_buffer(case: Scan, observe: Callable[[Scan], tuple[Carrying, ...]], target: Target) -> None:
     """What the chunked buffer returns carries gradient at every world size, or at none.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -109,11 +109,17 @@ def _blocked(planned: Iterable[reports.Planned], parts: Sequence[Result], failed
     ]
 
 
-def conclude(folder: Path, how: str, by_target: bool) -> list[str]:
+def conclude(
+    folder: Path,
+    how: str,
+    by_target: bool,
+    publish: Callable[[reports.Report, reports.Counts], None] | None = None,
+) -> list[str]:
     """Write the report of a verification whose process has ended, and give it as lines of text.
 
     ``how`` it has ended follows the name of the process.
     ``by_target``: whether that is held against the target, and not the doing of somebody outside.
+    ``publish``: what is done with the report beside, given what it counts.
     """
     what = f"the process that judges {how}"
     data = read_plan(folder)
@@ -143,6 +149,8 @@ def conclude(folder: Path, how: str, by_target: bool) -> list[str]:
     report = reports.Report(plan.target, plan.environment, results, verdict, because, notes)
     if plan.report:
         reports.write(report, Path(plan.report))
+    if publish is not None:
+        publish(report, plan.counts)
     return ["", " verification ".center(80, "="), *summary(report, plan.counts)]
 
 

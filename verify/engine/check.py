@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from hypothesis import strategies as st
 
 from fixtures.ranks import Ranks
+from verify.engine.place import Place
 
 REQUIREMENT = "requirement"
 HAZARD = "hazard"
@@ -23,6 +24,8 @@ class Target(Protocol):
 
     @property
     def spec(self) -> str: ...
+
+    def __hash__(self) -> int: ...
 
     def options(self) -> str:
         """The command-line options that name it."""
@@ -46,6 +49,8 @@ Observation = Callable[[Ranks, Any, Any], Any]
 Body = Callable[[Any, Callable[[Any], Any], Any], bool | None]
 #: Says why a target cannot be checked, or gives None.
 WhyNotProvided = Callable[[Any], str | None]
+#: Tells where the code of a target lies that a check is about, or gives None.
+PlaceOfCode = Callable[[Any], Place | None]
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class Check:
     rests_on: tuple[str, ...] = ()
     #: Says why a target does not promise what the check is about, or gives None.
     why_not_applicable: WhyNotProvided | None = None
+    #: Where the code lies that the check is about; a violation that names a place itself goes before.
+    place_of_code: PlaceOfCode | None = None
 
     @property
     def doc(self) -> str:
@@ -100,6 +107,7 @@ def check(
     per_subject: bool = False,
     rests_on: tuple[str, ...] = (),
     why_not_applicable: WhyNotProvided | None = None,
+    place_of_code: PlaceOfCode | None = None,
 ) -> Callable[[Body], Callable[..., None]]:
     """Register a check's body and make a pytest function of it, which the plugin runs once a launcher and subject.
 
@@ -127,6 +135,7 @@ def check(
             per_subject,
             tuple(base for base in rests_on if base != name),
             why_not_applicable,
+            place_of_code,
         )
         _registry[name] = registered
 

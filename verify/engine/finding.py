@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from verify.engine.place import Place
+
 #: The environment variable that says how the gate was started, where it was not by pytest.
 STARTED_BY = "SAM3_VIDEO_VERIFY_STARTED_BY"
 #: How a call of the buffer is named where there is only text to say it.
@@ -41,6 +43,7 @@ class Violation(AssertionError):
         got: object = None,
         table: Sequence[Sequence[object]] = (),
         details: str = "",
+        place: Place | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -52,6 +55,8 @@ class Violation(AssertionError):
         self.got = None if got is None else str(got)
         self.table = tuple(tuple(str(cell) for cell in row) for row in table)
         self.details = details
+        #: Of the code at fault, where it is known; else the check's own is told.
+        self.place = place
 
 
 class NotCovered(Exception):
@@ -77,6 +82,8 @@ class Finding:
     table: tuple[tuple[str, ...], ...] = ()
     case: Mapping[str, Any] = field(default_factory=dict)
     details: str = ""
+    #: Where the code lies that it is about.
+    place: Place | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -97,6 +104,8 @@ class Finding:
         lines = [f"{self.check}: {self.message}", f"  target    {self.target}, on {self.launcher}"]
         if where:
             lines.append(f"  where     {', '.join(where)}")
+        if self.place is not None:
+            lines.append(f"  code      {self.place}")
         if self.expected is not None:
             lines.append(f"  expected  {self.expected}")
         if self.got is not None:
@@ -121,8 +130,12 @@ def finding_of(
     replay: str,
     world_size: int | None = None,
     case: Mapping[str, Any] | None = None,
+    place: Place | None = None,
 ) -> Finding:
-    """Make a finding of a violation; what it does not say itself is given, as in ``Finding``."""
+    """Make a finding of a violation; what it does not say itself is given, as in ``Finding``.
+
+    ``place`` stands where the violation names none.
+    """
     return Finding(
         check=check,
         target=target,
@@ -139,6 +152,7 @@ def finding_of(
         table=violation.table,
         case=case or {},
         details=violation.details,
+        place=violation.place or place,
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from verify.engine.finding import Finding, Violation, finding_of, replay_command
+from verify.engine.place import Place, place_from_json
 
 #: The environment variable that names the folder; workers of xdist inherit it.
 VARIABLE = "SAM3_VIDEO_VERIFY_JOURNAL"
@@ -46,6 +47,8 @@ class UnderWay:
     #: The check for which this one is made, where it rests on it, and pytest's name of that.
     made_for: str = ""
     item: str = ""
+    #: Where the code lies that the check is about.
+    place: Place | None = None
 
     def finding(self, violation: Violation) -> Finding:
         """A finding of what was wrong meanwhile."""
@@ -58,7 +61,12 @@ class UnderWay:
             replay=replay_command(self.options, self.check, self.launcher, self.case),
             world_size=size,
             case=self.case,
+            place=self.place,
         )
+
+
+def _under_way(data: Mapping[str, Any]) -> UnderWay:
+    return UnderWay(**{**data, "place": place_from_json(data.get("place"))})
 
 
 @dataclass
@@ -164,7 +172,7 @@ def pages(folder: Path) -> Iterator[Page]:
         written, length = _HEAD.unpack_from(data)
         under_way = None
         with contextlib.suppress(ValueError, TypeError):  # ended while it was being written
-            under_way = UnderWay(**json.loads(data[_HEAD.size : _HEAD.size + length])) if length else None
+            under_way = _under_way(json.loads(data[_HEAD.size : _HEAD.size + length])) if length else None
         yield Page(path.name.removeprefix(_UNDER_WAY), written, under_way)
 
 
@@ -182,7 +190,7 @@ def read_results(folder: Path) -> list[dict[str, Any]]:
 
 def read_threads(folder: Path) -> list[tuple[list[str], UnderWay]]:
     """Threads that keep the process from ending, as long as they run, with what they have begun in."""
-    return [(line["names"], UnderWay(**line["under_way"])) for line in _lines(folder / _THREADS)]
+    return [(line["names"], _under_way(line["under_way"])) for line in _lines(folder / _THREADS)]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from verify.engine.interrupt import by_the_user
 from verify.engine.journal import Journal, UnderWay
 from verify.engine.known import Known
 from verify.engine.launchers import PROCESS_WORLD_SIZES, THREAD_WORLD_SIZES, Launchers
+from verify.engine.place import Place, place_at
 from verify.engine.process_state import ProcessState
 from verify.engine.profile import PROFILES, Profile
 from verify.engine.raised import frames_outside_torch
@@ -126,6 +128,7 @@ class Gate:
                 getattr(target, "subject_name", ""),
                 case.as_json() if case else None,
                 *self.journal.item,
+                place=_place_of_code(check, target) if case else None,
             )
         )
 
@@ -247,7 +250,7 @@ class _Trial:
                 root = cause.__cause__ or cause
                 if isinstance(root, NotImplementedError):
                     raise NotCovered(f"the threads' process group does not offer this: {root}") from failure
-            return violation_of(failure)
+            return violation_of(failure, _place_of_code(self.check, self.gate.target))
         except NotCovered:
             raise
         except (Exception, SystemExit, KeyboardInterrupt) as error:
@@ -346,7 +349,21 @@ class _Trial:
             replay=replay_command(gate.target.options(), self.check.name, self.launcher, case.as_json()),
             world_size=case.world_size,
             case=case.as_json(),
+            place=_place_of_code(self.check, gate.target),
         )
+
+
+@lru_cache(maxsize=1024)
+def _place_of_code(check: Check, target: Target) -> Place | None:
+    """Where a check's code lies in a target; None where nothing tells, or telling it fails: that is no finding."""
+    if check.place_of_code is None:
+        return None
+    try:
+        return check.place_of_code(target)
+    except BaseException as error:
+        if by_the_user(error):
+            raise
+        return None
 
 
 #: Frames of a stack that a finding shows of an exception which nothing expected.
@@ -366,6 +383,7 @@ def violation_of_error(error: BaseException) -> Violation:
     return Violation(
         f"{whose} {type(error).__name__}: {text}{where}",
         details="".join(traceback.format_list(frames[-_FRAMES:])),
+        place=None if own or place is None else place_at(place.filename, place.lineno, place.name),
     )
 
 
@@ -373,8 +391,11 @@ def violation_of_error(error: BaseException) -> Violation:
 _AT_FAULT = ("killed", "exited", "raised", "running", "waiting", "finished")
 
 
-def violation_of(failure: RanksFailed) -> Violation:
-    """Say of a failed run which rank is at fault, and where in the buffer that was, as far as it is known."""
+def violation_of(failure: RanksFailed, code: Place | None = None) -> Violation:
+    """Say of a failed run which rank is at fault, and where in the buffer that was, as far as it is known.
+
+    ``code``: where the code lies that was run; what was raised in the same file is placed there.
+    """
     culprits = sorted(failure.statuses, key=lambda status: _AT_FAULT.index(status.state))
     places = (call_in(status.detail) for status in culprits)
     call, frame = next((place for place in places if place[0] is not None), (None, None))
@@ -384,4 +405,16 @@ def violation_of(failure: RanksFailed) -> Violation:
         call=call,
         frame=frame,
         details="\n".join(str(failure).splitlines()[1:]),
+        place=_raised_in(failure, culprits[0].rank, code) if culprits and code else None,
     )
+
+
+def _raised_in(failure: RanksFailed, rank: int, code: Place) -> Place | None:
+    """The innermost line, of the file that some code lies in, that a rank's exception has come through."""
+    frames: list[traceback.FrameSummary] = []
+    error = failure.causes.get(rank)
+    while error is not None:
+        frames += traceback.extract_tb(error.__traceback__)
+        error = error.__cause__
+    own = [frame for frame in frames if os.path.abspath(frame.filename) == code.path]
+    return place_at(code.path, own[-1].lineno, own[-1].name) if own else None

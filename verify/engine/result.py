@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from verify.engine.finding import Finding
+from verify.engine.place import place_from_json
 
 PASSED = "passed"
 FAILED = "failed"
@@ -70,7 +71,8 @@ def result_from_json(data: Mapping[str, Any]) -> Result:
     """Read what ``Result.as_json`` wrote, as xdist's workers send it."""
     finding = data.get("finding")
     if finding:
-        finding = Finding(**{**finding, "table": tuple(tuple(row) for row in finding["table"])})
+        table = tuple(tuple(row) for row in finding["table"])
+        finding = Finding(**{**finding, "table": table, "place": place_from_json(finding.get("place"))})
     return Result(**{**data, "finding": finding or None})
 
 

@@ -11,9 +11,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from verify.engine.journal import VARIABLE, Progress, pages, read_plan, read_status, was_interrupted
 
@@ -72,10 +73,13 @@ class End:
         return f"ended itself with status {self.code}, which no part of the gate asked for"
 
 
-def supervise(command: Sequence[str], patience: float | None = None) -> int:
+def supervise(
+    command: Sequence[str], patience: float | None = None, publish: Callable[[Any, Any], None] | None = None
+) -> int:
     """Run a command that keeps a journal; gives the exit status of the verification.
 
     ``patience``: in place of what the plan says, for how many seconds nothing may change in the journal.
+    ``publish``: what is done beside with a report that is made here, and with what it counts.
     """
     folder = Path(tempfile.mkdtemp(prefix="sam3-video-verify-"))
     signals = _Signals()
@@ -83,7 +87,7 @@ def supervise(command: Sequence[str], patience: float | None = None) -> int:
     try:
         environment = {**os.environ, VARIABLE: str(folder), "HYPOTHESIS_STORAGE_DIRECTORY": str(folder)}
         end = _watch(subprocess.Popen(list(command), env=environment), folder, signals, patience)
-        return _status(end, folder)
+        return _status(end, folder, publish)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -119,7 +123,7 @@ def _killed(process: subprocess.Popen[bytes], status: int | None, told_by: int |
     return End(process.wait(), status, told_by, why)
 
 
-def _status(end: End, folder: Path) -> int:
+def _status(end: End, folder: Path, publish: Callable[[Any, Any], None] | None) -> int:
     """The exit status of a verification; where it came to no verdict, its report is written before."""
     if end.told_by == signal.SIGINT:
         return _INTERRUPTED if end.status is not None else 128 + signal.SIGINT
@@ -129,5 +133,6 @@ def _status(end: End, folder: Path) -> int:
         return end.status
     from verify.engine.aftermath import conclude  # imports torch
 
-    print("\n".join(conclude(folder, end.in_words(), by_target=end.told_by is None)), flush=True)
+    lines = conclude(folder, end.in_words(), by_target=end.told_by is None, publish=publish)
+    print("\n".join(lines), flush=True)
     return 1 if end.told_by is None else 128 + end.told_by

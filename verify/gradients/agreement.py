@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from verify.engine.finding import Violation
+from verify.engine.place import Place
 from verify.gradients.observation import Differentiated, Wrong
 from verify.gradients.released import Compared
 from verify.tensors.describe import describe_tensor
@@ -34,7 +35,9 @@ def table(wrong: Sequence[Wrong]) -> list[list[object]]:
 
 def details(seen: Differentiated, wrong: Sequence[Wrong], groups: Sequence[Sequence[str]]) -> str:
     """Where to look: forwards of the modules at fault, lines that stop gradients; and what has none by right."""
-    lines: list[str] = [f"{place}: the forward that uses {names}" for place, names in _by_place(wrong)]
+    lines: list[str] = [
+        f"{place or 'no forward of its own'}: the forward that uses {names}" for place, names in _by_place(wrong)
+    ]
     lines += [f"a value goes on without its gradient: {stop}" for stop in seen.stops]
     for group in groups:
         lines.append(f"not told apart, some of: {', '.join(group[:_LISTED])}" + ", …" * (len(group) > _LISTED))
@@ -44,8 +47,8 @@ def details(seen: Differentiated, wrong: Sequence[Wrong], groups: Sequence[Seque
     return "\n".join(lines)
 
 
-def _by_place(wrong: Sequence[Wrong]) -> list[tuple[str, str]]:
-    places: dict[str, list[str]] = {}
+def _by_place(wrong: Sequence[Wrong]) -> list[tuple[Place | None, str]]:
+    places: dict[Place | None, list[str]] = {}
     for item in wrong:
         places.setdefault(item.place, []).append(item.name)
     return [(place, ", ".join(names)) for place, names in places.items()]
@@ -79,6 +82,7 @@ def assert_no_gradient_lost(seen: Differentiated) -> None:
         got="no gradient, or nothing but zeros",
         table=table(wrong),
         details=details(seen, wrong, groups),
+        place=first.place,
     )
 
 
@@ -97,6 +101,7 @@ def assert_derivative(seen: Differentiated) -> None:
         got=f"{_got(first)} by autograd{_ratio(first)}",
         table=table(wrong),
         details=details(seen, wrong, groups),
+        place=first.place,
     )
 
 

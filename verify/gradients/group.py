@@ -8,7 +8,7 @@ from torch import nn
 
 from fixtures.toy.shrink import CannotShrink
 from verify.clips.case import training_from_json
-from verify.clips.forward import why_no_clip_forward
+from verify.clips.forward import place_of_forward, why_no_clip_forward
 from verify.clips.observe import on_one_rank
 from verify.engine.check import THREADS, check
 from verify.gradients.observation import differentiate
@@ -40,5 +40,6 @@ gradients_check = partial(
     cost=6,
     draws="gradients",
     rests_on=("test_step_runs", "test_one_frame_step_runs"),
+    place_of_code=place_of_forward,
 )
 differentiated = on_one_rank(differentiate)

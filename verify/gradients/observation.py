@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from verify.clips.case import Training
 from verify.clips.forward import why_no_clip_forward
 from verify.clips.run import failed, forward_clip, gradients_of, loss_of_target, loss_value, model_of
 from verify.engine.finding import Violation
+from verify.engine.place import Place, place_of
 from verify.gradients.double import in_double, widened
 from verify.gradients.held import Diverged, Held, holding
 from verify.gradients.search import Weight, search
@@ -33,7 +33,7 @@ class Wrong:
     name: str
     #: The class of its module, and where that one's forward is.
     module: str
-    place: str
+    place: Place | None
     #: Derivatives along one direction: autograd's, None without a gradient; the differences', and their error.
     got: float | None
     expected: float
@@ -136,17 +136,15 @@ def first_run(target: Target, case: Training) -> Iterator[tuple[Run, torch.Tenso
         yield run, value, batch, "float64" if double else "float32"
 
 
-def place_of(model: nn.Module, parameter: str) -> tuple[str, str]:
+def forward_of(model: nn.Module, parameter: str) -> tuple[str, Place | None]:
     """The class of a parameter's module and where the forward is that uses it: its owner's, unless that is torch's."""
     path = parameter.rpartition(".")[0]
     kind = type(model.get_submodule(path)).__name__
     while True:
-        forward = inspect.unwrap(type(model.get_submodule(path)).forward)
-        code = getattr(forward, "__code__", None)
-        if code is not None and "torch" not in type(model.get_submodule(path)).__module__.split(".")[:1]:
-            return kind, f"{code.co_filename}, line {code.co_firstlineno}, in {code.co_qualname}"
-        if not path:
-            return kind, "no forward of its own"
+        owner = type(model.get_submodule(path))
+        place = None if owner.__module__.split(".")[0] == "torch" else place_of(owner.forward)
+        if place is not None or not path:
+            return kind, place
         path = path.rpartition(".")[0]
 
 
@@ -166,7 +164,7 @@ def differentiate(rank: int, world_size: int, target: Target, case: Training) ->
 
         sought = search(loss, weights)
         wrong = tuple(
-            Wrong(item.name, *place_of(run.model, item.name), item.got, item.expected, item.error)
+            Wrong(item.name, *forward_of(run.model, item.name), item.got, item.expected, item.error)
             for item in sought.wrong
         )
         told = {*(item.name for item in wrong), *sought.undecided, *(name for group in sought.groups for name in group)}

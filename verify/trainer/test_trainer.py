@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from fixtures.synthetic.videos import MAX_VIDEOS
 from fixtures.trainer import Step, Trained
+from verify.clips.forward import place_of_forward
+from verify.configuration.configured import place_of_configuration
 from verify.engine.check import PROCESSES, check
 from verify.engine.finding import NotCovered, Violation
 from verify.target.naming import Target
@@ -33,6 +35,7 @@ trainer_check = partial(
     cost=1000,
     every_size=False,
     rests_on=("test_loader_makes_clips", "test_step_runs"),
+    place_of_code=lambda target: place_of_configuration(target) or place_of_forward(target),
 )
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from verify.clips.case import Training, training_from_json
-from verify.clips.forward import why_no_clip_forward
+from verify.clips.forward import place_of_forward, why_no_clip_forward
 from verify.clips.observe import on_one_rank
 from verify.engine.check import THREADS, check
 from verify.training.gradient_map import map_gradients
@@ -24,6 +24,7 @@ training_check = partial(
     cost=8,
     draws="training",
     rests_on=("test_step_runs",),
+    place_of_code=place_of_forward,
 )
 trained = on_one_rank(train_clip)
 mapped = on_one_rank(map_gradients)

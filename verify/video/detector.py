@@ -13,6 +13,7 @@ from torch import nn
 from fixtures.synthetic.script import INTERACTIVE, TRACKER
 from fixtures.toy.build import accepted
 from fixtures.toy.shrink import CannotShrink
+from verify.engine.place import Place, place_of_method
 from verify.target.loading import load
 from verify.target.models import construction
 from verify.target.naming import BATCHED, BUFFER_METHODS, Target
@@ -41,6 +42,11 @@ def is_batched(target: Target) -> bool:
 def buffer_of(target: Target, model: Any) -> Callable[..., Any]:
     """The model's buffer that is looked at: a bound method, one of ``BUFFER_METHODS``."""
     return getattr(model, BUFFER_METHODS[kind_of(target)])
+
+
+def place_of_buffer(target: Target) -> Place | None:
+    """Where the method lies that is the buffer looked at."""
+    return place_of_method(type(construction(target, tracker=True).model), BUFFER_METHODS[kind_of(target)])
 
 
 @lru_cache(maxsize=16)
