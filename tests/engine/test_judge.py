@@ -13,7 +13,7 @@ from verify.engine.finding import Violation
 from verify.engine.judge import Gate
 from verify.engine.known import Known
 from verify.engine.launchers import Launchers
-from verify.engine.result import FAILED, INHERITED, PASSED, XPASSED, Result
+from verify.engine.result import BLOCKED, FAILED, INHERITED, PASSED, XPASSED, Result
 from verify.target.naming import Target
 
 pytest_plugins = ["tests.judging"]
@@ -68,3 +68,29 @@ def test_who_works_around_a_defect_may_pass(
     result = _judged(body, launchers, entry)
     assert result.outcome == outcome, result
     assert result.cases == (0 if fails_with else 25)
+
+
+def _crashes(target: Any) -> bool:
+    raise ValueError("cannot be asked")
+
+
+@pytest.mark.parametrize(
+    ("tells", "outcome"), [(None, BLOCKED), (lambda target: False, BLOCKED), (_crashes, BLOCKED), (bool, PASSED)]
+)
+def test_what_rests_on_a_failure_is_blocked_unless_it_tells_all_the_same(
+    tells: Any, outcome: str, launchers: Launchers
+) -> None:
+    def fails(case: Any, observe: Any, target: Any) -> None:
+        raise Violation("no")
+
+    base = replace(CHECKS["test_prefetch"], body=fails, rests_on=())
+    check = replace(
+        CHECKS["test_coverage"],
+        body=lambda case, observe, target: None,
+        rests_on=("test_prefetch",),
+        tells_all_the_same=tells,
+    )
+    bases = {"test_prefetch": base}
+    result = Gate(Target("sam3"), launchers, SEEDED, bases=bases).judge(check, THREADS)
+    assert result.outcome == outcome
+    assert result.blocked_by == ("test_prefetch" if outcome == BLOCKED else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,3 +72,19 @@ def test_the_corrected_implementation_trains_on_it(folder: Path, tmp_path: Path)
     status, _, checks = judged(tmp_path / "report.json", "--target", "reference", "--sam3", str(folder), "--only", only)
     assert {check["outcome"] for check in checks.values()} == {"passed"}, checks
     assert status == pytest.ExitCode.OK
+
+
+def test_weights_that_an_unguarded_kernel_leaves_without_gradient_are_named(tmp_path: Path) -> None:
+    checkout.write_unguarded(tmp_path / "fork")
+    status, _, checks = judged(
+        tmp_path / "report.json", "--target", str(tmp_path / "fork"), "--only", "gradients", "--launcher", "threads"
+    )
+    assert status == pytest.ExitCode.TESTS_FAILED
+    # The kernel computes in bfloat16 whatever it is given: in full precision no step runs, and that is said as well.
+    assert checks["test_one_frame_step_runs", ""]["outcome"] == "failed"
+    finding = checks["test_every_moving_parameter_has_a_gradient", ""]["finding"]
+    assert finding is not None, checks
+    assert re.search(r"mlp\.fc1\.(weight|bias): no gradient, though the loss moves by", finding["message"])
+    names = [row[0] for row in finding["table"][1:]]
+    blocks = [f"backbone.vision_backbone.trunk.blocks.{block}.mlp.fc1" for block in (0, 1)]
+    assert sorted(names) == sorted(f"{block}.{part}" for block in blocks for part in ("weight", "bias"))

@@ -76,6 +76,8 @@ class Check:
     rests_on: tuple[str, ...] = ()
     #: Says why a target does not promise what the check is about, or gives None.
     why_not_applicable: WhyNotProvided | None = None
+    #: Tells whether the check can say something of a target although what it rests on fails there.
+    tells_all_the_same: Callable[[Any], bool] | None = None
     #: Where the code lies that the check is about; a violation that names a place itself goes before.
     place_of_code: PlaceOfCode | None = None
 
@@ -107,6 +109,7 @@ def check(
     per_subject: bool = False,
     rests_on: tuple[str, ...] = (),
     why_not_applicable: WhyNotProvided | None = None,
+    tells_all_the_same: Callable[[Any], bool] | None = None,
     place_of_code: PlaceOfCode | None = None,
 ) -> Callable[[Body], Callable[..., None]]:
     """Register a check's body and make a pytest function of it, which the plugin runs once a launcher and subject.
@@ -135,6 +138,7 @@ def check(
             per_subject,
             tuple(base for base in rests_on if base != name),
             why_not_applicable,
+            tells_all_the_same,
             place_of_code,
         )
         _registry[name] = registered

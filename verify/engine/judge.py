@@ -91,12 +91,7 @@ class Gate:
 
     def _provides(self, check: Check) -> bool:
         """Whether the target has what a check is about; what goes wrong in telling so is for the check to say."""
-        try:
-            return check.why_not_provided(self.target) is None
-        except BaseException as error:
-            if by_the_user(error):
-                raise
-            return False
+        return self._answers(lambda target: check.why_not_provided(target) is None)
 
     def _blocked(self, check: Check) -> Result | None:
         """How a check ends that rests on one that fails; None where it rests on none, or those do not fail."""
@@ -105,13 +100,34 @@ class Gate:
             if key not in self.judged:
                 self.judged[key] = replace(self, case=None).judge(base, base.launchers[0])
             result = self.judged[key]
-            if result.outcome == BLOCKED:
+            if result.outcome == BLOCKED and not self._tells_all_the_same(check):
                 return replace(result, check=check.name, group=check.group, kind=check.kind)
             if result.outcome in (*FAILURES, XFAILED, INHERITED):
+                if self._tells_all_the_same(check):
+                    continue
                 message = result.finding.message if result.finding else result.reason
                 reason = f"rests on {base.name}, which fails: {message}"
                 return Result(check.name, check.group, check.kind, BLOCKED, reason=reason, blocked_by=base.name)
         return None
+
+    def _tells_all_the_same(self, check: Check) -> bool:
+        """Whether a check can say something of the target although what it rests on fails; ranks of a job agree."""
+        ask, job = check.tells_all_the_same, self.launchers.job
+        if ask is None:
+            return False
+        if job is None:
+            return self._answers(ask)
+        told: bool = job.broadcast(self._answers(ask) if job.rank == 0 else False)
+        return told
+
+    def _answers(self, ask: Callable[[Target], bool]) -> bool:
+        """What is answered of the target; no, where that fails."""
+        try:
+            return ask(self.target)
+        except BaseException as error:
+            if by_the_user(error):
+                raise
+            return False
 
     def note(self, check: Check, launcher: str, case: Case | None = None) -> None:
         """Keep in the journal what is under way from now on."""

@@ -6,12 +6,13 @@ from functools import lru_cache, partial
 
 from torch import nn
 
+from fixtures.ranks import RanksFailed, Threads
 from fixtures.toy.shrink import CannotShrink
-from verify.clips.case import training_from_json
+from verify.clips.case import Training, training_from_json
 from verify.clips.forward import place_of_forward, why_no_clip_forward
 from verify.clips.observe import on_one_rank
 from verify.engine.check import THREADS, check
-from verify.gradients.observation import differentiate
+from verify.gradients.observation import differentiate, has_a_backward_pass
 from verify.target.models import construction
 from verify.target.naming import Target
 
@@ -29,6 +30,22 @@ def why_no_forward(target: Target) -> str | None:
 def why_over_frames(target: Target) -> str | None:
     """Say that a target trains on clips, whose step another check takes; None where it trains on single frames."""
     return "it has a forward over several frames: test_step_runs" if why_no_clip_forward(target) is None else None
+
+
+@lru_cache(maxsize=8)
+def can_be_differentiated(target: Target) -> bool:
+    """Whether a target's loss can be differentiated here, in float64, whatever else fails.
+
+    A layer that computes in bfloat16 whatever it is given fails among others in float32. Whoever trains it under
+    autocast has gradients, and may have lost some.
+    """
+    ranks = Threads()
+    try:
+        return bool(ranks.run(has_a_backward_pass, 1, target, Training(frames=1))[0].value)
+    except RanksFailed:
+        return False
+    finally:
+        ranks.close()
 
 
 gradients_check = partial(

@@ -148,6 +148,13 @@ def forward_of(model: nn.Module, parameter: str) -> tuple[str, Place | None]:
         path = path.rpartition(".")[0]
 
 
+def has_a_backward_pass(rank: int, world_size: int, target: Target, case: Training) -> bool:
+    """Whether the loss of a case can be computed and differentiated, in the precision that is taken here."""
+    with sam3_on_cpu(), captured_output(), first_run(target, case) as (run, value, batch, _):
+        run.backward(value, batch)
+    return value.requires_grad
+
+
 def differentiate(rank: int, world_size: int, target: Target, case: Training) -> Differentiated:
     """Compare autograd's gradients of a case's loss with differences of the loss."""
     with sam3_on_cpu(), captured_output(), first_run(target, case) as (run, value, batch, words):

@@ -12,7 +12,7 @@ from verify.engine.check import HAZARD
 from verify.engine.finding import NotCovered, Violation
 from verify.gradients.agreement import assert_as_released, assert_derivative, assert_no_gradient_lost
 from verify.gradients.case import any_batches, one_frame, short_clip
-from verify.gradients.group import differentiated, gradients_check, why_over_frames
+from verify.gradients.group import can_be_differentiated, differentiated, gradients_check, why_over_frames
 from verify.gradients.observation import Differentiated
 from verify.gradients.optimizer import Optimized, optimize
 from verify.gradients.released import compare, why_no_release
@@ -54,7 +54,7 @@ def _decided(seen: Differentiated, undecided: tuple[str, ...]) -> bool:
     return seen.compared > 0
 
 
-@gradients_check(any_batches, observation=differentiated)
+@gradients_check(any_batches, observation=differentiated, tells_all_the_same=can_be_differentiated)
 def test_gradient_is_the_derivative(case: Training, observe: Observe, target: Target) -> bool:
     """Autograd's gradient of every parameter is the derivative of the loss: what the loss itself moves by says so.
 
@@ -67,7 +67,7 @@ def test_gradient_is_the_derivative(case: Training, observe: Observe, target: Ta
     return _decided(seen, seen.undecided[1])
 
 
-@gradients_check(any_batches, observation=differentiated)
+@gradients_check(any_batches, observation=differentiated, tells_all_the_same=can_be_differentiated)
 def test_every_moving_parameter_has_a_gradient(case: Training, observe: Observe, target: Target) -> bool:
     """A parameter without a gradient is frozen, or the loss does not move with it.
 
