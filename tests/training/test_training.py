@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import pytest
 
+from fixtures.forks.training import VARIANTS
 from verify.clips.case import Training
 from verify.engine.check import HAZARD, THREADS
 from verify.engine.finding import Finding
@@ -183,6 +184,10 @@ def test_loops_that_do_it_otherwise_pass(launchers: Launchers, name: str) -> Non
             continue
         result = judge(launchers, name, check, case)
         assert result.outcome == PASSED, result.finding.render() if result.finding else result
+
+
+def test_every_loop_that_conforms_is_tried() -> None:
+    assert set(CONFORMING) == {loop.__name__ for loop in VARIANTS}
 
 
 def test_every_check_of_training_has_a_bug() -> None:

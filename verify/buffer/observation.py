@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -134,13 +136,31 @@ def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[C
         return _visit_all(target, model, case, lambda visit: inputs(), [])
 
 
+#: Observations remembered of each group of ranks: the cases that checks with the same draws share, and a few more.
+_MOST_KEPT = 32
+#: Of each group of ranks by itself: the ranks of a job all remember the same, whatever one of them runs on threads.
+_kept: WeakKeyDictionary[Ranks, OrderedDict[tuple[Target, Scan], Seen | RanksFailed]] = WeakKeyDictionary()
+
+
 def observe_scripted(ranks: Ranks, target: Target, case: Scan) -> Seen:
-    """Run a case with the scripted detector.
+    """Run a case with the scripted detector; what it showed is remembered, for other checks that draw it.
 
     Raises:
         RanksFailed: when a rank fails, dies or hangs.
     """
-    return _observe(ranks, scripted_scan, target, case)
+    kept, key = _kept.setdefault(ranks, OrderedDict()), (target, case)
+    if key not in kept:
+        try:
+            kept[key] = _observe(ranks, scripted_scan, target, case)
+        except RanksFailed as failure:
+            kept[key] = failure
+        while len(kept) > _MOST_KEPT:
+            kept.popitem(last=False)
+    kept.move_to_end(key)
+    outcome = kept[key]
+    if isinstance(outcome, RanksFailed):
+        raise outcome.with_traceback(None)
+    return outcome
 
 
 def observe_real(ranks: Ranks, target: Target, case: Scan) -> Seen:

@@ -41,7 +41,7 @@ def test_answers_at_all(case: Scan, observe: Observe, target: Target) -> None:
             )
 
 
-@schedule_check(scans_without_nms)
+@schedule_check(scans_without_nms, draws="scans without NMS")
 def test_coverage(case: Scan, observe: Observe, target: Target) -> None:
     """Every visited frame's answer is that frame's own detection, on every rank; nothing outside the clip is touched.
 
@@ -53,7 +53,7 @@ def test_coverage(case: Scan, observe: Observe, target: Target) -> None:
     assert_inside_clip(seen)
 
 
-@schedule_check(scans_without_nms)
+@schedule_check(scans_without_nms, draws="scans without NMS")
 def test_share_of_work(case: Scan, observe: Observe, target: Target) -> None:
     """Rank r of a chunk that starts at b detects frame b + r, and no frame is detected twice in a scan.
 
@@ -116,7 +116,7 @@ def _assert_detected_once(seen: Seen) -> None:
                 )
 
 
-@schedule_check(full_scans)
+@schedule_check(full_scans, draws="full scans")
 def test_residency(case: Scan, observe: Observe, target: Target) -> None:
     """After a call of a sequential scan the buffer holds at most two chunks, and one after the last call.
 
@@ -146,7 +146,7 @@ def test_residency(case: Scan, observe: Observe, target: Target) -> None:
             )
 
 
-@schedule_check(scans_without_nms)
+@schedule_check(scans_without_nms, draws="scans without NMS")
 def test_eviction_order(case: Scan, observe: Observe, target: Target) -> None:
     """The chunk just left goes, whole, when the scan enters the next one, and never a frame not yet delivered.
 
@@ -188,7 +188,7 @@ def _why_no_prefetch(target: Target) -> str | None:
     return None
 
 
-@schedule_check(scans_without_nms, why_not_applicable=_why_no_prefetch)
+@schedule_check(scans_without_nms, draws="scans without NMS", why_not_applicable=_why_no_prefetch)
 def test_prefetch(case: Scan, observe: Observe, target: Target) -> None:
     """Once a chunk's first frame is delivered, the next chunk in the direction of the scan is in the buffer.
 
@@ -214,7 +214,7 @@ def test_prefetch(case: Scan, observe: Observe, target: Target) -> None:
             )
 
 
-@schedule_check(full_scans)
+@schedule_check(full_scans, draws="full scans")
 def test_reverse_equals_forward(case: Scan, observe: Observe, target: Target) -> None:
     """A scan in reverse answers each frame as the scan forward does.
 
@@ -232,7 +232,7 @@ def test_reverse_equals_forward(case: Scan, observe: Observe, target: Target) ->
                     assert_same_tensor(tensor, right, got, message, reverse, call, case)
 
 
-@schedule_check(scans_without_nms, launchers=(THREADS,))
+@schedule_check(scans_without_nms, draws="scans without NMS", launchers=(THREADS,))
 def test_world_size_independence(case: Scan, observe: Observe, target: Target) -> bool:
     """The answers do not depend on the world size.
 

@@ -49,7 +49,7 @@ from verify.video.scripting import first_answer, script_of, why_no_scripted_buff
 _SHORTER_TYPES = (torch.bfloat16, torch.float16)
 
 
-@schedule_check(scans_without_nms)
+@schedule_check(scans_without_nms, draws="scans without NMS")
 def test_full_precision(case: Scan, observe: Observe, target: Target) -> None:
     """Logits, boxes and masks arrive in the detector's own type, with every bit.
 
@@ -92,7 +92,7 @@ def test_nms_suppression(case: Scan, observe: Observe, target: Target) -> None:
     assert_nms_as_one_process(observe(case))
 
 
-@schedule_check(scans_with_tracker)
+@schedule_check(scans_with_tracker, draws="scans with tracker features")
 def test_tracker_features(case: Scan, observe: Observe, target: Target) -> None:
     """With gathering on, an answer holds the frame's own tracker features: three levels in order, and their encoding.
 
@@ -149,7 +149,7 @@ def _why_no_batch(target: Target) -> str | None:
     return None if is_batched(target) else "a chunked buffer detects one frame at a time"
 
 
-@schedule_check(scans_without_nms, why_not_applicable=_why_no_batch, kind=HAZARD)
+@schedule_check(scans_without_nms, draws="scans without NMS", why_not_applicable=_why_no_batch, kind=HAZARD)
 def test_rows_of_answers(case: Scan, observe: Observe, target: Target) -> None:
     """Every tensor of an answer that is cut out of a batch is there for each frame of it: none comes without elements.
 
@@ -177,7 +177,7 @@ def _why_no_request(target: Target) -> str | None:
     return reason
 
 
-@schedule_check(scans_with_tracker, why_not_provided=_why_no_request)
+@schedule_check(scans_with_tracker, draws="scans with tracker features", why_not_provided=_why_no_request)
 def test_features_on_request(case: Scan, observe: Observe, target: Target) -> None:
     """Tracker features are in the answer when the call asks for them, and only then.
 

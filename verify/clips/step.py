@@ -19,7 +19,7 @@ REMEDIES = {
     "Expected grad to be disabled": "the layer runs a kernel for inference on detached weights. Compute it plainly "
     "where gradients are on, with the weights themselves (reference/recipe/differentiable_mlp.py does): taking the "
     "check away leaves the layer without gradient",
-    "derivative for aten::_addmm_activation is not implemented": "the kernel is for inference and has no backward pass: "
+    "derivative for aten::_addmm_activation is not implemented": "the kernel is for inference, with no backward pass: "
     "compute the layer plainly where gradients are on (reference/recipe/differentiable_mlp.py does)",
     "matrix contains invalid numeric entries": "the matcher was given what is no number: something before it "
     "overflows, or divides by zero",
