@@ -29,7 +29,7 @@ from verify.video.scan import Scan
 from verify.video.scripting import why_no_scripted_buffer
 
 
-@schedule_check(lambda target, sizes: visits_in_any_order(target, sizes), draws="visits in any order")
+@schedule_check(lambda target, sizes: visits_in_any_order(target, sizes))
 def test_any_order_answers(case: Scan, observe: Observe, target: Target) -> None:
     """Frames visited out of order, or scanned again with the same buffer, are answered with their own detections.
 
@@ -38,7 +38,7 @@ def test_any_order_answers(case: Scan, observe: Observe, target: Target) -> None
     assert_own_detections(observe(case))
 
 
-@schedule_check(lambda target, sizes: visits_in_any_order(target, sizes), draws="visits in any order", kind=HAZARD)
+@schedule_check(lambda target, sizes: visits_in_any_order(target, sizes), kind=HAZARD)
 def test_any_order_residency(case: Scan, observe: Observe, target: Target) -> None:
     """Frames visited out of order, or scanned again, leave no more than two chunks in the buffer.
 
