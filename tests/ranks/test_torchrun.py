@@ -174,6 +174,33 @@ def test_torchrun_starts_the_ranks(what: str) -> None:
     assert not _with_argument(mark)
 
 
+def test_a_rank_that_dies_on_another_node_is_named_with_its_node(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    outputs = [tmp_path / f"node-{node}" for node in range(2)]
+    agents = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *options, f"--node-rank={node}", __file__, "kill"],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            stdout=output.open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        for node, output in enumerate(outputs)
+    ]
+    try:
+        deadline = time.monotonic() + 120
+        while "Root Cause" not in outputs[0].read_text() and time.monotonic() < deadline:
+            time.sleep(0.2)
+    finally:
+        for agent in agents:  # torchrun's own may wait for each other for minutes
+            agent.kill()
+            agent.wait()
+    nodes = r"node 0 \(\S+\) has rank 0, node 1 \(\S+\) has rank 1"
+    _account(outputs[0].read_text(), "kill", f"rank 1 is gone without a word .*; {nodes}")
+
+
 def _with_argument(mark: str) -> list[str]:
     """Give the command lines of the processes that have ``mark`` among their arguments."""
     found = []
