@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from verify.buffer.observation import observe_scripted
+from verify.buffer.pictures import differing_scan_pictures
 from verify.engine.check import check
 from verify.video.scan import scan_from_json
 from verify.video.scripting import why_no_scripted_buffer
@@ -17,4 +18,5 @@ schedule_check = partial(
     why_not_provided=why_no_scripted_buffer,
     per_subject=True,
     rests_on=("test_answers_at_all",),
+    pictures=differing_scan_pictures,
 )

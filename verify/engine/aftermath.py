@@ -11,6 +11,7 @@ from fixtures.ranks.stacks import dumped_text
 from verify.engine import report as reports
 from verify.engine.finding import Violation
 from verify.engine.journal import UnderWay, pages, read_plan, read_results, read_stack, read_threads
+from verify.engine.publish import publish
 from verify.engine.result import BLOCKED, FAILED, FAILURES, Result, result_from_json
 
 
@@ -38,6 +39,8 @@ class Plan:
     report: str | None
     #: For how many seconds nothing may change in the journal.
     patience: float
+    #: The file for the page.
+    page: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         planned = [
@@ -57,6 +60,7 @@ class Plan:
             "counts": asdict(self.counts),
             "report": self.report,
             "patience": self.patience,
+            "page": self.page,
         }
 
 
@@ -140,10 +144,10 @@ def conclude(folder: Path, how: str, by_target: bool) -> list[str]:
         if by_target:
             verdict, because = reports.VIOLATES, what
     report = reports.Report(plan.target, plan.environment, results, verdict, because, notes)
-    if plan.report:
-        reports.write(report, Path(plan.report))
+    no_page = publish(report, Path(plan.report) if plan.report else None, Path(plan.page) if plan.page else None)
     texts = [result.finding.render() for result in found if result.finding is not None]
-    return ["", " verification ".center(80, "="), *texts, "", *reports.summary(report, plan.counts)]
+    lines = ["", " verification ".center(80, "="), *texts, "", *reports.summary(report, plan.counts)]
+    return [*lines, f"ERROR: {no_page}"] if no_page else lines
 
 
 def _of_threads(folder: Path, what: str) -> list[Result]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from hypothesis import strategies as st
 
 from fixtures.ranks import Ranks
+from verify.engine.picture import Pictures
 
 REQUIREMENT = "requirement"
 HAZARD = "hazard"
@@ -71,6 +72,10 @@ class Check:
     rests_on: tuple[str, ...] = ()
     #: Says why a target does not promise what the check is about, or gives None.
     why_not_applicable: WhyNotProvided | None = None
+    #: Gives pictures of a case that violates; none where there is nothing to draw.
+    pictures: Pictures | None = None
+    #: How much a case has to show, of those that pass; None: a check that passes has no pictures.
+    shows: Callable[[Any], float] | None = None
 
     @property
     def doc(self) -> str:
@@ -100,6 +105,8 @@ def check(
     per_subject: bool = False,
     rests_on: tuple[str, ...] = (),
     why_not_applicable: WhyNotProvided | None = None,
+    pictures: Pictures | None = None,
+    shows: Callable[[Any], float] | None = None,
 ) -> Callable[[Body], Callable[..., None]]:
     """Register a check's body and make a pytest function of it, which the plugin runs once a launcher and subject.
 
@@ -127,6 +134,8 @@ def check(
             per_subject,
             tuple(base for base in rests_on if base != name),
             why_not_applicable,
+            pictures,
+            shows,
         )
         _registry[name] = registered
 

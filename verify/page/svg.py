@@ -1,0 +1,102 @@
+"""Figures of matplotlib's as SVG that a page can hold: the same bytes each time, text as text, colours by role."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from verify.page import palette
+
+_SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+#: Whatever a reader has: charts are laid out with a wide font, so that others fit.
+_FONT = "system-ui, sans-serif"
+#: Points to an inch.
+POINTS = 72.0
+#: Names that matplotlib gives to everything, and that nothing refers to.
+_COUNTED = re.compile(r"(figure|axes|patch|text|line2d|xtick|ytick|matplotlib\.axis|[A-Za-z]*Collection)_\d+$")
+_FAMILY = re.compile(r"(font: [^;']*?[\d.]+px) [^;]*")
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw under matplotlib's own settings, whatever a user's files say, and such that every run gives the same."""
+    own: dict[Any, Any] = dict(matplotlib.rcParamsDefault)
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "sam3-video-verify",
+        "svg.fonttype": "none",
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": 8.5,
+        "text.parse_math": False,
+    }
+    backend = {"backend", "backend_fallback"}
+    with matplotlib.rc_context({name: value for name, value in {**own, **settings}.items() if name not in backend}):
+        yield
+
+
+def figure(width: float, height: float) -> Figure:
+    """An empty figure without background, ``width`` and ``height`` in points."""
+    made = Figure(figsize=(width / POINTS, height / POINTS), dpi=POINTS)
+    made.patch.set_visible(False)
+    FigureCanvasSVG(made)
+    return made
+
+
+def as_svg(drawn: Figure, title: str, description: str, name: str) -> str:
+    """A figure as an SVG element that is an image with a text alternative; ids in it begin with ``name``."""
+    written = io.BytesIO()
+    drawn.savefig(written, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    root = ElementTree.fromstring(written.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.endswith("}metadata"):
+                parent.remove(child)
+    for element in root.iter():
+        _made_own(element, name)
+    for size in ("width", "height", "version"):
+        root.attrib.pop(size, None)
+    root.attrib |= {"role": "img", "aria-labelledby": f"{name}-title {name}-description"}
+    for at, (kind, text) in enumerate((("title", title), ("desc", description))):
+        said = ElementTree.Element(
+            f"{{{_SVG}}}{kind}", {"id": f"{name}-{'title' if kind == 'title' else 'description'}"}
+        )
+        said.text = text
+        root.insert(at, said)
+    ElementTree.register_namespace("", _SVG)
+    ElementTree.register_namespace("xlink", _LINK)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _made_own(element: ElementTree.Element, name: str) -> None:
+    """Give an element's references the page's names, its colours roles and its text a font that every reader has."""
+    if "id" in element.attrib:
+        if _COUNTED.match(element.attrib["id"]):
+            del element.attrib["id"]
+        else:
+            element.attrib["id"] = f"{name}-{element.attrib['id']}"
+    for key, value in element.attrib.items():
+        value = re.sub(r"url\(#", f"url(#{name}-", value)
+        if key == f"{{{_LINK}}}href":
+            value = re.sub(r"^#", f"#{name}-", value)
+        if key == "style":
+            value = _FAMILY.sub(rf"\1 {_FONT}", palette.with_variables(value))
+        elif key in ("fill", "stroke"):
+            value = palette.with_variables(value)
+        element.attrib[key] = value
+
+
+def standing_alone(svg: str) -> str:
+    """An SVG as a file of its own, which brings its colours along."""
+    style = (
+        f"<style>:root {{ {palette.declarations(dark=False)} }} "
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {palette.declarations(dark=True)} }} }}</style>"
+    )
+    head, tail = svg.split(">", 1)
+    return f"{head}>{style}{tail}\n"
