@@ -24,6 +24,8 @@ def given(**options: object) -> argparse.Namespace:
         "only": None,
         "known": None,
         "report": None,
+        "htmlpath": None,
+        "pictures": None,
         "profile": "quick",
         "backend": "gloo",
         "hazards": "report",

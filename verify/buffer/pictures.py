@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
 import torch
 
-from fixtures.ranks import Collective
 from fixtures.synthetic.script import identify
 from reference.oracle import schedule
 from verify.buffer.observation import Call, RankSeen, Seen
-from verify.engine.picture import Picture
+from verify.engine.picture import SEQUENCE, Picture, cut, sequences, window
 from verify.target.naming import Target
 from verify.video.scan import Scan
 
-#: The most calls, ranks and collectives that a picture shows; of more, those around the first difference.
-CALLS, RANKS, COLLECTIVES = 12, 4, 14
+#: The most calls and ranks that a picture shows; of more, those around the first difference.
+CALLS, RANKS = 12, 4
 #: Calls that are shown before the first difference.
 _BEFORE = 4
 #: Frames and ranks of a scan that shows most, of those that pass: some chunks and a tail, and not too many cells.
@@ -146,16 +145,6 @@ def first_difference(seen: Seen) -> Difference | None:
     return _in_order(compare(seen.case, rank) for rank in seen.ranks for compare in compared)
 
 
-def _window(count: int, at: int | None, most: int, before: int) -> tuple[int, int]:
-    """Which of so many things are shown: ``most`` of them at most, with ``at`` among them."""
-    begin = 0 if at is None else min(max(0, at - before), max(0, count - most))
-    return begin, min(count, begin + most)
-
-
-def _cut(shown: int, count: int, what: str) -> str:
-    return f" {shown} of {count} {what} are shown." if shown < count else ""
-
-
 def _scan_in_words(case: Scan) -> str:
     order = (
         "in the order that the calls give" if case.visits is not None else "backwards" if case.reverse else "forwards"
@@ -168,8 +157,8 @@ def _scan_in_words(case: Scan) -> str:
 def schedule_picture(seen: Seen) -> Picture:
     """Who detected which frame in which call, what was answered and what the buffer held, promised beside seen."""
     case, difference = seen.case, first_difference(seen)
-    begin, end = _window(len(case.calls()), difference.call if difference else None, CALLS, _BEFORE)
-    first, last = _window(len(seen.ranks), difference.rank if difference else None, RANKS, 1)
+    begin, end = window(len(case.calls()), difference.call if difference else None, CALLS, _BEFORE)
+    first, last = window(len(seen.ranks), difference.rank if difference else None, RANKS, 1)
     ranks = seen.ranks[first:last]
     holder = seen.ranks[difference.rank if difference else 0]
     steps = case.steps() if case.visits is None else None
@@ -197,8 +186,8 @@ def schedule_picture(seen: Seen) -> Picture:
         },
     }
     ends = difference.in_words() if difference else "What was seen is what is promised, in every call on every rank."
-    cut = _cut(len(ranks), len(seen.ranks), "ranks") + _cut(end - begin, len(case.calls()), "calls")
-    description = f"{_scan_in_words(case)} {ends}{cut}"
+    left_out = cut(len(ranks), len(seen.ranks), "ranks") + cut(end - begin, len(case.calls()), "calls")
+    description = f"{_scan_in_words(case)} {ends}{left_out}"
     return Picture("schedule", "The schedule, promised and seen", description, data)
 
 
@@ -245,42 +234,21 @@ def residency_picture(seen: Seen) -> Picture | None:
     return Picture("lines", "Frames in the buffer", description, data)
 
 
-def _issued(collective: Collective) -> str:
-    return collective.describe()
-
-
-def sequences_of(issued: Sequence[Sequence[str]], during: Sequence[Sequence[str]]) -> tuple[dict[str, Any], int | None]:
-    """Data of what each rank issued in order, and the number of the first that is not the same on all, or None."""
-    longest = max(map(len, issued), default=0)
-    at = next(
-        (i for i in range(longest) if len({of_rank[i] if i < len(of_rank) else None for of_rank in issued}) > 1), None
-    )
-    begin, end = _window(longest, at, COLLECTIVES, _BEFORE)
-    return {
-        "first": begin,
-        "of": longest,
-        "ranks": [
-            {"rank": rank, "issued": list(of_rank[begin:end]), "during": list(when[begin:end]), "of": len(of_rank)}
-            for rank, (of_rank, when) in enumerate(zip(issued, during, strict=True))
-        ],
-        "mismatch": at,
-    }, at
-
-
 def collectives_pictures(case: Scan, seen: Any, target: Target) -> tuple[Picture, ...]:
     """What each rank of a scan issued, in order, with the first collective that is not the same on all."""
     if not isinstance(seen, Seen):
         return ()
     shared = [[one for one in rank.collectives if one.operation not in ("send", "recv")] for rank in seen.ranks]
-    data, at = sequences_of(
-        [[_issued(one) for one in of_rank] for of_rank in shared],
+    data = sequences(
+        [[one.describe() for one in of_rank] for of_rank in shared],
         [[one.during for one in of_rank] for of_rank in shared],
     )
+    at = data["mismatch"]
     ends = "All ranks issue the same, in the same order."
     if at is not None:
         ends = f"Number {at} is the first that is not the same on all ranks."
     counts = ", ".join(f"{len(of_rank)} on rank {rank}" for rank, of_rank in enumerate(shared))
-    shown = _cut(min(COLLECTIVES, data["of"]), data["of"], "collectives")
+    shown = cut(min(SEQUENCE, data["of"]), data["of"], "collectives")
     description = f"{_scan_in_words(seen.case)} Collectives issued: {counts}. {ends}{shown}"
     return (Picture("sequences", "Collectives, as each rank issued them", description, data),)
 

@@ -9,6 +9,9 @@ from typing import Any
 
 #: The most that a picture's data may take as JSON, in characters: reports are read by people, too.
 LARGEST = 40_000
+#: The most entries of a sequence that a picture shows, and how many of them before the first difference.
+SEQUENCE = 14
+_BEFORE = 4
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,35 @@ def travels(picture: Picture) -> bool:
         return len(json.dumps(picture.data, allow_nan=False)) <= LARGEST
     except (TypeError, ValueError):
         return False
+
+
+def window(count: int, at: int | None, most: int, before: int = _BEFORE) -> tuple[int, int]:
+    """Which of ``count`` things are shown, from the first up to the last: ``most`` of them, with ``at`` among them."""
+    begin = 0 if at is None else min(max(0, at - before), max(0, count - most))
+    return begin, min(count, begin + most)
+
+
+def cut(shown: int, count: int, what: str) -> str:
+    """Say that not everything is shown, as what follows a sentence; "" where everything is."""
+    return f" {shown} of {count} {what} are shown." if shown < count else ""
+
+
+def sequences(issued: Sequence[Sequence[str]], during: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Data for a chart of the kind ``sequences``: what each rank issued, in order, and while it did what.
+
+    ``mismatch`` in it is the number of the first that is not the same on all ranks, None where all are.
+    """
+    longest = max(map(len, issued), default=0)
+    at = next(
+        (i for i in range(longest) if len({of_rank[i] if i < len(of_rank) else None for of_rank in issued}) > 1), None
+    )
+    begin, end = window(longest, at, SEQUENCE)
+    return {
+        "first": begin,
+        "of": longest,
+        "ranks": [
+            {"rank": rank, "issued": list(of_rank[begin:end]), "during": list(when[begin:end]), "of": len(of_rank)}
+            for rank, (of_rank, when) in enumerate(zip(issued, during, strict=True))
+        ],
+        "mismatch": at,
+    }

@@ -7,15 +7,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from verify.page.charts.sheet import WIDTH, Sheet, short
+from verify.page.charts.sheet import WIDTH, Sheet, room_for, short
 
-_ROW, _LEFT = 19.0, 150.0
+_ROW = 19.0
 
 
 def matrix(data: Mapping[str, Any]) -> Figure:
     """Draw ``values`` (rows by columns, None where there is none) under their names; ``wrong`` lists cells."""
     rows, columns, values = data["rows"], data["columns"], data["values"]
-    left = min(_LEFT, 14 + 5.4 * max(map(len, rows), default=4))
+    left = room_for(rows)
     cell = min(64.0, (WIDTH - left - 4) / max(1, len(columns)))
     sheet = Sheet(34 + _ROW * len(rows) + 30)
     sheet.words(left, 8, data["across"], "muted", "left")

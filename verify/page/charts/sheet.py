@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,6 +91,11 @@ def _patch(boxes: list[_Box], fill: str, edge: str, line: float, order: int) -> 
         zorder=10 + order,
         clip_on=False,
     )
+
+
+def room_for(labels: Sequence[str]) -> float:
+    """How wide a column of labels is, in points, with a gap at its right: longer ones are cut."""
+    return min(196.0, 14 + 5.3 * max(map(len, labels), default=4))
 
 
 def short(text: str, width: float, size: float = 8.5) -> str:
