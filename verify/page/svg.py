@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,9 @@ _FONT = "system-ui, sans-serif"
 POINTS = 72.0
 #: Names that matplotlib gives to everything, and that nothing refers to.
 _COUNTED = re.compile(r"(figure|axes|patch|text|line2d|xtick|ytick|matplotlib\.axis|[A-Za-z]*Collection)_\d+$")
-_FAMILY = re.compile(r"(font: [^;']*?[\d.]+px) [^;]*")
+_FAMILY = re.compile(r"(font: [^;']*?[\d.]+px|font-family:) [^;]*")
+#: What turns nothing, which every text has.
+_NO_TURN = re.compile(r"rotate\(-?0 [^)]*\)")
 
 
 @contextmanager
@@ -37,7 +40,11 @@ def drawing() -> Iterator[None]:
         "text.parse_math": False,
     }
     backend = {"backend", "backend_fallback"}
-    with matplotlib.rc_context({name: value for name, value in {**own, **settings}.items() if name not in backend}):
+    with (
+        warnings.catch_warnings(),
+        matplotlib.rc_context({name: value for name, value in {**own, **settings}.items() if name not in backend}),
+    ):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # readers have fonts of their own
         yield
 
 
@@ -81,6 +88,8 @@ def _made_own(element: ElementTree.Element, name: str) -> None:
             del element.attrib["id"]
         else:
             element.attrib["id"] = f"{name}-{element.attrib['id']}"
+    if _NO_TURN.fullmatch(element.attrib.get("transform", "")):
+        del element.attrib["transform"]
     for key, value in element.attrib.items():
         value = re.sub(r"url\(#", f"url(#{name}-", value)
         if key == f"{{{_LINK}}}href":
