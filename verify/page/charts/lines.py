@@ -34,9 +34,6 @@ def lines(data: Mapping[str, Any]) -> Figure:
             solid_capstyle="butt",
             label=line["name"],
         )
-    mark = data.get("mark")
-    if mark:
-        _mark(axes, mark, data["lines"][mark["line"]]["values"])
     if data.get("stop") is not None:
         axes.axvline(data["stop"] - 0.5, color=placeholder("muted"), linewidth=0.8, linestyle="dashed")
         axes.annotate("stopped here", (data["stop"] - 0.5, 1.0), xycoords=("data", "axes fraction"), xytext=(4, -9),
@@ -46,7 +43,10 @@ def lines(data: Mapping[str, Any]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if data.get("whole"):
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=0, top=axes.get_ylim()[1] * 1.08)
+    mark = data.get("mark")
+    if mark:
+        _mark(axes, mark, data["lines"][mark["line"]]["values"])
     axes.tick_params(colors=placeholder("muted"), length=3)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
@@ -65,13 +65,14 @@ def _mark(axes: Any, mark: Mapping[str, Any], values: list[float | None]) -> Non
     ring = axes.plot([at], [height], marker="o", markersize=11, markerfacecolor="none", markeredgewidth=2.0,
                      markeredgecolor=placeholder("wrong"), linestyle="none", clip_on=False)  # fmt: skip
     ring[0].set_gid(FIRST)
+    early, high = at <= len(values) / 2, height >= sum(axes.get_ylim()) / 2
     axes.annotate(
         mark["text"],
         (at, height),
-        xytext=(9, 9),
+        xytext=(9 if early else -9, -14 if high else 9),
         textcoords="offset points",
         color=placeholder("wrong"),
         weight="bold",
         annotation_clip=False,
-        ha="left" if at <= len(values) / 2 else "right",
+        ha="left" if early else "right",
     )
