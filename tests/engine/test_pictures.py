@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,15 +156,11 @@ def test_a_measure_of_what_shows_most_that_raises_costs_nothing_else() -> None:
     assert (result.outcome, len(result.pictures)) == (PASSED, 1), "the first case that passed"
 
 
-def test_the_users_interrupt_goes_through() -> None:
-    def interrupted(*_: Any) -> Any:
-        signal.raise_signal(signal.SIGINT)
-
-    from verify.engine import interrupt
-
-    interrupt.listen(lambda: None)
+def test_the_users_interrupt_goes_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("illustration", "judge"):
+        monkeypatch.setattr(f"verify.engine.{module}.by_the_user", lambda error: isinstance(error, KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        judged(check_of(too_large, pictures=interrupted))
+        judged(check_of(too_large, pictures=_raises(KeyboardInterrupt())))
 
 
 def test_a_check_that_is_skipped_has_no_pictures() -> None:

@@ -125,7 +125,10 @@ def _first_held(case: Scan, rank: RankSeen) -> Difference | None:
         visited = {other.frame for other in steps}
         more = held - step.resident
         fewer = step.resident & (visited | set(step.prefetched)) - held
-        if case.batch:  # a batch may be detected in parts
+        if case.batch:  # a batch may be detected in parts, and the next one ahead of need
+            left = {frame for earlier in steps[: call.number] for frame in earlier.chunk} - set(step.chunk)
+            chunks = {frame // case.chunk_size for frame in held}
+            more = more if len(chunks) > (1 if call.number == len(steps) - 1 else 2) else held & left
             detected = {found.frame for earlier in rank.calls[: call.number + 1] for found in earlier.detected}
             fewer &= detected & {later.frame for later in steps[call.number + 1 :]}
         if more or fewer:
