@@ -118,3 +118,4 @@ def test_a_file_of_its_own_brings_its_colours() -> None:
     alone = standing_alone(svg)
     assert ElementTree.fromstring(alone).find(f"{SVG}style") is not None
     assert "prefers-color-scheme: dark" in alone
+    assert 500 < int(ElementTree.fromstring(alone).attrib["width"]) < 800

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT, run
-from tests.page.reports import KINDS, check, report
+from tests.page.reports import KINDS, check, picture, report
 from verify.page.command import asks_for_a_page, make_page
 
 USAGE_ERROR = 4
@@ -46,6 +46,13 @@ def test_pictures_are_written_as_files_of_their_own(written: Path, tmp_path: Pat
     assert {"bad-schedule-schedule.svg", "good-lines.svg"} <= names
     assert len(names) == 2 * len(KINDS)
     assert "prefers-color-scheme" in (tmp_path / "good-lines.svg").read_text()
+
+
+def test_several_pictures_of_a_kind_have_files_of_their_own(tmp_path: Path) -> None:
+    source = tmp_path / "report.json"
+    source.write_text(json.dumps(report(checks=[check("test_a/b", "passed", pictures=[picture("lines")] * 3)])))
+    assert make_page(["--pictures", str(tmp_path), "--from", str(source)]) == 0
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"a-b-lines.svg", "a-b-lines-2.svg", "a-b-lines-3.svg"}
 
 
 def _refused(capsys: pytest.CaptureFixture[str], says: str, *arguments: str) -> None:

@@ -20,8 +20,8 @@ from verify.video.scan import Scan
 CALLS, RANKS = 12, 4
 #: Calls that are shown before the first difference.
 _BEFORE = 4
-#: Frames and ranks of a scan that shows most, of those that pass: some chunks and a tail, and not too many cells.
-_TELLING_FRAMES, _TELLING_RANKS = 11, 4
+#: Chunks of a scan that shows most, of those that pass.
+_TELLING_CHUNKS = 3
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,11 @@ class Difference:
 
 
 def shows(case: Scan) -> float:
-    """How much a scan shows: a few chunks, a tail, some ranks, from the clip's beginning."""
-    size = abs(case.frames - _TELLING_FRAMES) + 3 * abs(case.world_size - _TELLING_RANKS)
-    size += 4 * max(0, case.world_size - RANKS)
-    if case.batch:
-        size += 2 * abs(case.batch - 3)
-    return -float(size + 4 * (len(case.calls()) < case.frames) + 2 * case.reverse + 20 * (case.visits is not None))
+    """How much a scan shows: a few chunks, some ranks, from the clip's beginning, all of it in the picture."""
+    chunks = -(-case.frames // case.chunk_size)
+    missing = 4 * abs(chunks - _TELLING_CHUNKS) + 2 * abs(case.world_size - RANKS) + 4 * max(0, case.world_size - RANKS)
+    missing += max(0, len(case.calls()) - CALLS) + 3 * (len(case.calls()) < case.frames) + case.reverse
+    return -float(missing + 20 * (case.visits is not None))
 
 
 def held_for_long(case: Scan) -> float:
@@ -75,6 +74,16 @@ def promised_detections(case: Scan, rank: int) -> list[list[int]]:
         return [[frame for chunk in step.built for frame in chunk] for step in case.steps()]
     return [
         [chunk[0] + rank for chunk in step.built if not schedule.is_padding(chunk[0], rank, case.frames)]
+        for step in case.steps()
+    ]
+
+
+def padding(case: Scan, rank: int) -> list[list[int]]:
+    """The frames that a rank past the clip's end may detect again in each call, or leave out."""
+    if case.visits is not None or case.batch:
+        return [[] for _ in case.calls()]
+    return [
+        [case.frames - 1 for chunk in step.built if schedule.is_padding(chunk[0], rank, case.frames)]
         for step in case.steps()
     ]
 
@@ -167,10 +176,11 @@ def schedule_picture(seen: Seen) -> Picture:
     steps = case.steps() if case.visits is None else None
     held = [call.resident for call in holder.calls[begin:end]]
     told = steps is not None and any(frames is not None for frames in held)
+    data_of_ranks = [_rank_data(case, rank, begin, end) for rank in ranks]
     data = {
         "first_call": begin,
         "calls": [visit.frame for visit in case.calls()[begin:end]],
-        "ranks": [_rank_data(case, rank, begin, end) for rank in ranks],
+        "ranks": data_of_ranks,
         "held": {
             "rank": holder.rank,
             "promised": [sorted(step.resident) for step in steps[begin:end]] if steps else [],
@@ -189,6 +199,9 @@ def schedule_picture(seen: Seen) -> Picture:
         },
     }
     ends = difference.in_words() if difference else "What was seen is what is promised, in every call on every rank."
+    padded = any(frames for rank in data_of_ranks for frames in rank["padding"])
+    if padded:
+        ends += " In brackets is padding, which a rank past the clip's end may detect or leave out."
     left_out = cut(len(ranks), len(seen.ranks), "ranks") + cut(end - begin, len(case.calls()), "calls")
     description = f"{_scan_in_words(case)} {ends}{left_out}"
     return Picture("schedule", "The schedule, promised and seen", description, data)
@@ -199,6 +212,7 @@ def _rank_data(case: Scan, rank: RankSeen, begin: int, end: int) -> dict[str, An
     return {
         "rank": rank.rank,
         "promised": promised_detections(case, rank.rank)[begin:end] if case.visits is None else None,
+        "padding": padding(case, rank.rank)[begin:end],
         "seen": [[found.frame for found in call.detected] for call in calls],
         "answered": [_delivered(call) for call in calls],
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from itertools import count
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -66,11 +67,13 @@ def files_of_pictures(report: Report) -> Mapping[str, str]:
     for check, picture in pictured(report):
         svg = chart(picture, "picture")
         if svg is not None:
-            files[_file_name(check.name, check.subject, picture)] = standing_alone(svg)
+            files[_file_name(check.name, check.subject, picture, files)] = standing_alone(svg)
     return files
 
 
-def _file_name(check: str, subject: str, picture: Picture) -> str:
-    """What a picture's file is called."""
+def _file_name(check: str, subject: str, picture: Picture, taken: Container[str]) -> str:
+    """What a picture's file is called: by check, subject and kind; with a number where there are several."""
     words = "-".join(filter(None, (check.removeprefix("test_"), subject, picture.kind)))
-    return re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-").lower()[:120] + ".svg"
+    stem = re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-").lower()[:100]
+    names = (f"{stem}{f'-{number}' if number > 1 else ''}.svg" for number in count(1))
+    return next(name for name in names if name not in taken)

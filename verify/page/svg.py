@@ -21,6 +21,8 @@ _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _FONT = "system-ui, sans-serif"
 #: Points to an inch.
 POINTS = 72.0
+#: Pixels to a point, of an image that is shown as large as it was drawn.
+_PIXELS = 4 / 3
 #: Names that matplotlib gives to everything, and that nothing refers to.
 _COUNTED = re.compile(r"(figure|axes|patch|text|line2d|xtick|ytick|matplotlib\.axis|[A-Za-z]*Collection)_\d+$")
 _FAMILY = re.compile(r"(font: [^;']*?[\d.]+px|font-family:) [^;]*")
@@ -107,5 +109,6 @@ def standing_alone(svg: str) -> str:
         f"<style>:root {{ {palette.declarations(dark=False)} }} "
         f"@media (prefers-color-scheme: dark) {{ :root {{ {palette.declarations(dark=True)} }} }}</style>"
     )
+    width, height = (float(number) for number in ElementTree.fromstring(svg).attrib["viewBox"].split()[2:])
     head, tail = svg.split(">", 1)
-    return f"{head}>{style}{tail}\n"
+    return f'{head} width="{width * _PIXELS:.0f}" height="{height * _PIXELS:.0f}">{style}{tail}\n'

@@ -39,7 +39,7 @@ def schedule(data: Mapping[str, Any]) -> Figure:
             if rank[key] is None:
                 continue
             label = f"rank {rank['rank']}  {words}"
-            _cells(sheet, y, cell, label, rank[key], key)
+            _cells(sheet, y, cell, label, rank[key], key, padding=rank.get("padding", ()))
             _mark(sheet, data, "detected" if key == "seen" else "", rank["rank"], y, cell)
             y += _ROW
     y = _section(sheet, y, right, "frame that the answer is of")
@@ -87,14 +87,22 @@ def _row(sheet: Sheet, y: float, cell: float, label: str, texts: Sequence[str], 
 
 
 def _cells(
-    sheet: Sheet, y: float, cell: float, label: str, calls: Sequence[Sequence[int]], key: str, empty: str = "·"
+    sheet: Sheet,
+    y: float,
+    cell: float,
+    label: str,
+    calls: Sequence[Sequence[int]],
+    key: str,
+    empty: str = "·",
+    padding: Sequence[Sequence[int]] = (),
 ) -> None:
     sheet.words(_LEFT - 6, y + _ROW / 2, label, "ink" if key == "seen" else "muted", "right")
     for number, frames in enumerate(calls):
         box = (_LEFT + number * cell + 1.5, y + 1.5, cell - 3, _ROW - 3)
         if frames:
             sheet.box(*box, fill="seen-soft" if key == "seen" else "", edge="" if key == "seen" else "promised")
-        text = short(_listed(frames), cell - 2) if frames else empty
+        again = padding[number] if key == "promised" and number < len(padding) else ()
+        text = short(_listed(frames), cell - 2) if frames else f"({_listed(again)})" if again else empty
         sheet.words(box[0] + box[2] / 2, y + _ROW / 2, text, "ink" if frames else "muted")
 
 
