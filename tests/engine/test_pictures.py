@@ -247,3 +247,22 @@ def test_a_page_is_written_of_whatever_names_and_messages_hold(tmp_path: Path) -
     odd = replace(_report(), because="half \ud83d a <script> \x00")
     assert publish(odd, None, page) == ""
     assert "half \ufffd a &lt;script&gt; \ufffd" in page.read_text(encoding="utf-8")
+
+
+def test_a_case_whose_time_is_up_is_not_run_again() -> None:
+    observed: list[int] = []
+
+    def slow(ranks: Any, target: Any, case: Number) -> int:
+        observed.append(case.value)
+        if case.value > 30:
+            raise pytest.fail.Exception("Timeout")
+        return case.value
+
+    def body(case: Number, observe: Callable[[Number], int], target: Any) -> None:
+        if observe(case) > 10:
+            raise Violation("too large")
+
+    check = check_of(body, observe=slow)
+    result = judged(check)
+    assert result.outcome == FAILED
+    assert sum(value > 30 for value in observed) <= 1, "the clock runs out once, and is not set again"

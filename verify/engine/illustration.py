@@ -19,11 +19,6 @@ class _Kept:
     observed: Case
     seen: Any
 
-    @property
-    def ran(self) -> bool:
-        """Whether ranks came to their end: what may hang is not observed a second time."""
-        return self.seen is not None and not isinstance(self.seen, Exception)
-
 
 @dataclass
 class Illustrated:
@@ -34,6 +29,12 @@ class Illustrated:
     _last: tuple[Case, Any] | None = field(default=None, init=False)
     _violating: _Kept | None = field(default=None, init=False)
     _passing: _Kept | None = field(default=None, init=False)
+    #: Cases that violate whose ranks came to their end: what may hang is not observed a second time.
+    _ended: set[Case] = field(default_factory=set, init=False)
+
+    def begin(self) -> None:
+        """Take note that a case is compared from now on."""
+        self._last = None
 
     def observed(self, case: Case, seen: Any) -> None:
         """Take note of an observation of the case under way."""
@@ -44,7 +45,9 @@ class Illustrated:
         """Take note of how the case ended whose observations were the last ones."""
         last, self._last = self._last, None
         if violates:
-            self._violating = _Kept(case, *(last or (case, None)))
+            self._violating = kept = _Kept(case, *(last or (case, None)))
+            if kept.seen is not None and not isinstance(kept.seen, Exception):
+                self._ended.add(case)
         elif last is None:
             return
         elif self._more(kept := _Kept(case, *last)):
@@ -67,7 +70,7 @@ class Illustrated:
             if self.check.pictures is None:
                 return ()
             kept = self._passing if violating is None else self._violating
-            if violating is not None and kept is not None and kept.case != violating and kept.ran:
+            if violating in self._ended and kept is not None and kept.case != violating:
                 again(violating)
                 kept = self._violating
             if kept is None or kept.seen is None or (violating is not None and kept.case != violating):

@@ -216,7 +216,8 @@ class _Trial:
         try:
             seen = self.check.observation(self.gate.launchers.get(self.launcher), self.gate.target, case)
         except RanksFailed as failure:
-            self.illustrated.observed(case, failure)
+            # Without its causes, whose stacks hold on to all that ranks had.
+            self.illustrated.observed(case, RanksFailed(failure.reason, failure.statuses))
             raise
         self.illustrated.observed(case, seen)
         return seen
@@ -246,6 +247,7 @@ class _Trial:
 
     def compare(self, case: Case) -> Violation | None:
         """Observe and compare one case; gives the violation, if there is one."""
+        self.illustrated.begin()
         violation = self._compare(case)
         self.illustrated.compared(case, violation is not None)
         return violation

@@ -24,6 +24,8 @@ ROLES = {
     "wrong": Colour("#010007", "#b3261e", "#ff8a80"),
     "wrong-soft": Colour("#010008", "#fbe0dd", "#54201c"),
 }
+#: What a picture that stands alone is drawn on.
+GROUND = Colour("", "#ffffff", "#0f1216")
 
 
 def placeholder(role: str) -> str:

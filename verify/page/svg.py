@@ -17,12 +17,16 @@ from matplotlib.figure import Figure
 from verify.page import palette
 
 _SVG, _LINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+ElementTree.register_namespace("", _SVG)
+ElementTree.register_namespace("xlink", _LINK)
 #: Whatever a reader has: charts are laid out with a wide font, so that others fit.
 _FONT = "system-ui, sans-serif"
 #: Points to an inch.
 POINTS = 72.0
 #: Pixels to a point, of an image that is shown as large as it was drawn.
 _PIXELS = 4 / 3
+#: Around a picture that stands alone, in points.
+_MARGIN = 12.0
 #: Names that matplotlib gives to everything, and that nothing refers to.
 _COUNTED = re.compile(r"(figure|axes|patch|text|line2d|xtick|ytick|matplotlib\.axis|[A-Za-z]*Collection)_\d+$")
 _FAMILY = re.compile(r"(font: [^;']*?[\d.]+px|font-family:) [^;]*")
@@ -78,8 +82,6 @@ def as_svg(drawn: Figure, title: str, description: str, name: str) -> str:
         )
         said.text = text
         root.insert(at, said)
-    ElementTree.register_namespace("", _SVG)
-    ElementTree.register_namespace("xlink", _LINK)
     return ElementTree.tostring(root, encoding="unicode")
 
 
@@ -104,11 +106,20 @@ def _made_own(element: ElementTree.Element, name: str) -> None:
 
 
 def standing_alone(svg: str) -> str:
-    """An SVG as a file of its own, which brings its colours along."""
-    style = (
-        f"<style>:root {{ {palette.declarations(dark=False)} }} "
-        f"@media (prefers-color-scheme: dark) {{ :root {{ {palette.declarations(dark=True)} }} }}</style>"
+    """An SVG as a file of its own, which brings its colours along, and ground: it may be shown on any."""
+    root = ElementTree.fromstring(svg)
+    left, top, width, height = (float(number) for number in root.attrib["viewBox"].split())
+    width, height = width + 2 * _MARGIN, height + 2 * _MARGIN
+    root.attrib |= {
+        "viewBox": f"{left - _MARGIN:g} {top - _MARGIN:g} {width:g} {height:g}",
+        "width": f"{width * _PIXELS:.0f}",
+        "height": f"{height * _PIXELS:.0f}",
+    }
+    style = ElementTree.Element(f"{{{_SVG}}}style")
+    style.text = (
+        f":root {{ {palette.declarations(dark=False)} background: {palette.GROUND.light}; }} "
+        f"@media (prefers-color-scheme: dark) {{ :root {{ {palette.declarations(dark=True)} "
+        f"background: {palette.GROUND.dark}; }} }}"
     )
-    width, height = (float(number) for number in ElementTree.fromstring(svg).attrib["viewBox"].split()[2:])
-    head, tail = svg.split(">", 1)
-    return f'{head} width="{width * _PIXELS:.0f}" height="{height * _PIXELS:.0f}">{style}{tail}\n'
+    root.insert(0, style)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
