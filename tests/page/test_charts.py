@@ -79,7 +79,7 @@ def test_a_chart_has_text_in_any_font_and_colours_by_role_alone(kind: str) -> No
     assert svg is not None
     assert "#01000" not in svg, "a placeholder is left"
     assert "DejaVu" not in svg
-    assert "var(--chart-ink" in svg
+    assert "var(--chart-ink)" in svg
     root = ElementTree.fromstring(svg)
     assert root.find(f".//{SVG}text") is not None
     assert root.find(f".//{SVG}metadata") is None

@@ -38,7 +38,7 @@ def declarations(dark: bool) -> str:
 
 
 def with_variables(style: str) -> str:
-    """A style in which placeholders have given way to variables; without such variables, to the light colours."""
+    """A style in which placeholders have given way to variables."""
     for role, colour in ROLES.items():
-        style = style.replace(colour.placeholder, f"var(--chart-{role}, {colour.light})")
+        style = style.replace(colour.placeholder, f"var(--chart-{role})")
     return style

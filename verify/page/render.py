@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping
 from itertools import count
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from verify.page import palette
 from verify.page.charts.kinds import chart
@@ -30,7 +30,7 @@ def page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["clipped"] = _clipped
+    environment.filters |= {"clipped": _clipped, "breakable": _breakable}
     charts = _charts(report)
     return environment.get_template("page.html").render(
         report=report,
@@ -41,6 +41,11 @@ def page(report: Report) -> str:
         light=Markup(palette.declarations(dark=False)),
         dark=Markup(palette.declarations(dark=True)),
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A name that a narrow page may break after an underscore."""
+    return escape(name).replace("_", Markup("_<wbr>"))
 
 
 def _clipped(text: str) -> str:
