@@ -228,10 +228,10 @@ def _report(*results: Result) -> Report:
 
 
 def test_a_page_that_cannot_be_made_leaves_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from verify.page import files
+    from verify.page import render
 
     as_json, as_page = tmp_path / "report.json", tmp_path / "page.html"
-    monkeypatch.setattr(files, "write_page", _raises(ZeroDivisionError("a defect")))
+    monkeypatch.setattr(render, "page", _raises(ZeroDivisionError("a defect")))
     said = publish(_report(), as_json, as_page)
     assert "the page could not be made, which is a defect of the gate: ZeroDivisionError: a defect" in said
     assert "\n" not in said

@@ -126,6 +126,16 @@ def test_what_a_page_is_made_with_is_named_where_it_is_missing(
     _refused(capsys, "pip install 'sam3-video-verify[page]'", "--html", page, "--from", str(written))
 
 
+def test_settings_of_matplotlib_are_no_concern_of_a_page(written: Path, tmp_path: Path) -> None:
+    page, other = tmp_path / "page.html", tmp_path / "other.html"
+    (tmp_path / "matplotlibrc").write_text("font.size: 40\nsvg.fonttype: path\n")
+    settings = {"MPLBACKEND": "no such backend", "MATPLOTLIBRC": str(tmp_path), "MPLCONFIGDIR": str(tmp_path / "cache")}
+    for path, variables in ((page, settings), (other, {})):
+        done = run("verify", "--html", str(path), "--from", str(written), **variables)
+        assert (done.status, done.err) == (0, "")
+    assert page.read_bytes() == other.read_bytes()
+
+
 def test_other_ranks_than_0_write_nothing(tmp_path: Path, written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
     assert make_page(["--html", str(tmp_path / "page.html"), "--from", str(written)]) == 0

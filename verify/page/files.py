@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import os
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 from verify.page.reading import NotAReport, Report, read, report_of
 
@@ -50,9 +56,9 @@ def write_page(report: Report, path: Path, option: str = "--html") -> None:
     Raises:
         NoPage: where that fails.
     """
-    from verify.page.render import page  # takes a second: matplotlib
-
-    _write(page(report), path, option)
+    with _rendering(f"{option} {path}") as render:
+        text = render.page(report)
+    _write(text, path, option)
 
 
 def write_page_of(data: object, path: Path) -> None:
@@ -70,17 +76,34 @@ def write_pictures(report: Report, folder: Path) -> list[Path]:
     Raises:
         NoPage: where that fails, or where there are no pictures.
     """
-    from verify.page.render import files_of_pictures
-
     named = f"--pictures {folder}"
     if not folder.is_dir():
         raise NoPage(f"{named}: there is no such folder; make it first")
-    drawn = files_of_pictures(report)
+    with _rendering(named) as render:
+        drawn = render.files_of_pictures(report)
     if not drawn:
         raise NoPage(f"{named}: the report has no pictures; those of this version's checks have")
     for name, text in drawn.items():
         _write(text, folder / name, "--pictures")
     return [folder / name for name in drawn]
+
+
+@contextmanager
+def _rendering(named: str) -> Iterator[ModuleType]:
+    """What makes pages, imported late as matplotlib takes a second; whatever fails in it, does so in one sentence."""
+    backend = os.environ.pop("MPLBACKEND", None)  # of somebody's windows; one that is unknown ends the import
+    try:
+        yield importlib.import_module("verify.page.render")
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        said = " ".join(str(error).split())
+        raise NoPage(
+            f"{named}: the page could not be made, which is a defect of the gate: {type(error).__name__}: {said} "
+            f"({place.filename}, line {place.lineno})"
+        ) from error
+    finally:
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
 
 
 def _write(text: str, path: Path, option: str) -> None:
