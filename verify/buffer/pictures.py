@@ -12,7 +12,7 @@ import torch
 from fixtures.synthetic.script import identify
 from reference.oracle import schedule
 from verify.buffer.observation import Call, RankSeen, Seen
-from verify.engine.picture import SEQUENCE, Picture, cut, sequences, window
+from verify.engine.picture import SEQUENCE, Picture, cut, mismatch_in_words, sequences, window
 from verify.target.naming import Target
 from verify.video.scan import Scan
 
@@ -260,10 +260,7 @@ def collectives_pictures(case: Scan, seen: Any, target: Target) -> tuple[Picture
         [[one.describe() for one in of_rank] for of_rank in shared],
         [[one.during for one in of_rank] for of_rank in shared],
     )
-    at = data["mismatch"]
-    ends = "All ranks issue the same, in the same order."
-    if at is not None:
-        ends = f"Number {at} is the first that is not the same on all ranks."
+    ends = mismatch_in_words(data)
     counts = ", ".join(f"{len(of_rank)} on rank {rank}" for rank, of_rank in enumerate(shared))
     shown = cut(min(SEQUENCE, data["of"]), data["of"], "collectives")
     description = f"{_scan_in_words(seen.case)} Collectives issued: {counts}. {ends}{shown}"

@@ -7,7 +7,7 @@ from typing import Any
 from fixtures.ranks import RanksFailed
 from verify.ddp.case import DataParallel
 from verify.ddp.single_process import collectives_of_a_step
-from verify.engine.picture import SEQUENCE, Picture, cut, sequences
+from verify.engine.picture import SEQUENCE, Picture, cut, mismatch_in_words, sequences
 from verify.target.naming import Target
 
 #: Ranks side by side.
@@ -32,9 +32,7 @@ def collectives_pictures(case: DataParallel, seen: Any, target: Target) -> tuple
     lengths = ", ".join(
         f"{len(issued[rank])} on rank {rank}, of whose clip the length is {case.clip(rank).frames}" for rank in ranks
     )
-    ends = "They are the same on all ranks."
-    if data["mismatch"] is not None:
-        ends = f"Number {data['mismatch']} is the first that is not the same on all ranks."
+    ends = mismatch_in_words(data)
     failed = " The ranks did not come through it." if isinstance(seen, RanksFailed) else ""
     description = (
         f"Collectives that the forward and the loss issue by themselves, beside those of DistributedDataParallel, in "

@@ -69,3 +69,14 @@ def sequences(issued: Sequence[Sequence[str]], during: Sequence[Sequence[str]]) 
         ],
         "mismatch": at,
     }
+
+
+def mismatch_in_words(data: Mapping[str, Any]) -> str:
+    """Say of ``sequences`` where ranks differ first, and what each issues there: a chart has no room for all of it."""
+    at = data["mismatch"]
+    if at is None:
+        return "All ranks issue the same, in the same order."
+    place = at - data["first"]
+    issued = [rank["issued"][place] if place < len(rank["issued"]) else "nothing more" for rank in data["ranks"]]
+    told = "; ".join(f"rank {rank['rank']} {words}" for rank, words in zip(data["ranks"], issued, strict=True))
+    return f"Number {at} is the first that is not the same on all ranks: {told}."
