@@ -15,6 +15,7 @@ from verify.ci.publication import publish, publish_status, shown_on_github
 from verify.engine import journal
 from verify.engine.finding import STARTED_BY
 from verify.engine.supervisor import supervise
+from verify.page.command import asks_for_a_page, make_page
 
 FOLDER = Path(__file__).resolve().parent
 #: In place of whatever else is installed for pytest, which need not get on with this: what the gate uses.
@@ -40,7 +41,7 @@ def judge(arguments: list[str]) -> int:
 
     plugins = [argument for name in PLUGINS for argument in ("-p", name)]
     settings = ["-c", FOLDER / "command.ini", "--rootdir", FOLDER.parent, "--confcutdir", FOLDER]
-    return int(pytest.main([str(FOLDER), *map(str, settings), *plugins, "-p", "no:cacheprovider", *arguments]))
+    return int(pytest.main([str(FOLDER), *map(str, settings), *arguments, *plugins, "-p", "no:cacheprovider"]))
 
 
 def judge_supervised(arguments: list[str]) -> NoReturn:
@@ -65,6 +66,8 @@ def main() -> None:
     """Judge, under torchrun in this process: there ranks watch over each other."""
     command = Path(sys.argv[0]).name
     os.environ[STARTED_BY] = "python -m verify" if command == "__main__.py" else command
+    if asks_for_a_page(sys.argv[1:]):
+        sys.exit(make_page(sys.argv[1:]))
     if "WORLD_SIZE" in os.environ:
         sys.exit(judge(sys.argv[1:]))
     with shown_on_github():

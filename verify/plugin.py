@@ -51,7 +51,9 @@ from verify.engine.result import (
 )
 from verify.engine.summary import summary
 from verify.engine.supervisor import IMPORTS
+from verify.engine.written import write_files
 from verify.groups import GROUPS, PRELOADED, registered
+from verify.page.command import make_page
 from verify.target.fingerprint import identity
 from verify.target.models import construction
 from verify.target.naming import Target
@@ -78,6 +80,8 @@ class Session:
     account: Account | None = None
     #: What is shown on GitHub is shown when this is closed.
     shown: ExitStack = field(default_factory=ExitStack)
+    #: Why there is no page, in a sentence, where one was asked for.
+    no_page: str = ""
 
     @property
     def rank(self) -> int:
@@ -95,12 +99,16 @@ class Session:
 _SESSION = pytest.StashKey[Session]()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    request.add_options(parser)
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    # pytest-html has an option --html as well: its name is then read, and what it means is the gate's page.
+    request.add_options(parser, other_html=any(map(pluginmanager.hasplugin, ("html", "pytest_html.plugin"))))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    if config.option.page_of is not None:
+        own = [str(argument) for argument in config.invocation_params.args]
+        return make_page([argument for argument in own if argument.startswith("-") or not _leads_to_gate(argument)])
     if config.option.list_checks:
         _list_checks()
         return 0
@@ -131,11 +139,12 @@ def _explain(name: str) -> None:
 
 def _includes_gate(config: pytest.Config) -> bool:
     """Whether the paths that pytest was given lead to the checks."""
-    for argument in config.args:
-        path = Path(os.path.abspath(argument.split("::")[0]))
-        if path == FOLDER or FOLDER in path.parents or path in FOLDER.parents:
-            return True
-    return False
+    return any(map(_leads_to_gate, config.args))
+
+
+def _leads_to_gate(argument: str) -> bool:
+    path = Path(os.path.abspath(argument.split("::")[0]))
+    return path == FOLDER or FOLDER in path.parents or path in FOLDER.parents
 
 
 def _is_worker(config: pytest.Config) -> bool:
@@ -179,7 +188,8 @@ def _journal(config: pytest.Config) -> Journal:
         unknown = {"version": "unknown", "commit": None, "folder": ""}
         target = {"spec": option.target, "builder": option.builder, "origin": "", "sam3": unknown, "subjects": []}
         report = str(Path(option.report).absolute()) if option.report else None
-        plan = Plan("the target was imported and built", target, {}, (), Counts(), report, IMPORTS)
+        page = str(Path(option.htmlpath).absolute()) if option.htmlpath else None
+        plan = Plan("the target was imported and built", target, {}, (), Counts(), report, IMPORTS, page)
         journal.plan(plan.as_json())
     return journal
 
@@ -191,10 +201,10 @@ def _remove_journal() -> None:
 def _plan(gate: Session, doing: str) -> Plan:
     options = gate.options
     environment = reports.environment(options.backend, None, options.profile.name, options.seed)
-    report = str(options.report.absolute()) if options.report else None
+    report, page = (str(path.absolute()) if path else None for path in (options.report, options.page))
     patience = _SECONDS * _scale(options) + _OVERDUE
     planned = tuple(_planned(gate))
-    return Plan(doing, identity(options.target), environment, planned, options.counts, report, patience)
+    return Plan(doing, identity(options.target), environment, planned, options.counts, report, patience, page)
 
 
 #: How long one check may take on one launcher, with the profile ``quick``.
@@ -233,9 +243,8 @@ def pytest_configure(config: pytest.Config) -> None:
         options = replace(options, seed=job.broadcast(options.seed))
         if job.rank:
             # Ranks other than 0 write no report of their own over that of rank 0.
-            for name in ("xmlpath", "htmlpath"):
-                if hasattr(config.option, name):
-                    setattr(config.option, name, None)
+            config.option.xmlpath = None
+    config.option.htmlpath = None  # the page is the gate's, and no longer pytest-html's to write
     launchers = Launchers(options.backend, job, PRELOADED, quiet=config.getoption("capture") != "no")
     session = config.stash[_SESSION] = Session(options, launchers, journal=journal, shown=shown)
     if not _is_worker(config):
@@ -349,7 +358,7 @@ class GateOfItem:
             registered(),
             session.judged,
             session.journal,
-            session.account.case if session.account else None,
+            on_case=session.account.case if session.account else None,
         )
         result = replace(gate.judge(check, launcher), subject=subject.subject_name)
         self.item.user_properties.append((RESULT, result.as_json()))
@@ -467,17 +476,18 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         return
     gate.journal.plan(_plan(gate, "the report was made, after all checks").as_json())
     gate.report = _conclude(gate, measure=gate.rank == 0)
-    if gate.options.report and gate.rank == 0:
-        reports.write(gate.report, gate.options.report)
-    if gate.options.write_known and gate.rank == 0:
-        _write_known(gate, gate.options.write_known)
     if gate.rank == 0:
+        if gate.options.write_known:
+            _write_known(gate, gate.options.write_known)
+        gate.no_page = write_files(gate.report, gate.options.report, gate.options.page)
         publish(gate.report, gate.options.counts)
     if session.exitstatus == pytest.ExitCode.OK:
         if not gate.report.passes:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         elif not any(result.cases or result.outcome in _RAN for result in gate.report.results):
             session.exitstatus = pytest.ExitCode.NO_TESTS_COLLECTED
+        elif gate.no_page:
+            session.exitstatus = pytest.ExitCode.USAGE_ERROR
 
 
 def _write_known(gate: Session, path: Path) -> None:
@@ -496,6 +506,8 @@ def pytest_terminal_summary(config: pytest.Config) -> None:
     gate = config.stash.get(_SESSION, None)
     if gate is not None and gate.report is not None and gate.account is not None:
         gate.account.write(gate.report, gate.options.counts)
+        if gate.no_page:
+            gate.account.reporter.write_line(f"ERROR: {gate.no_page}")
 
 
 def _abort(config: pytest.Config, failure: RanksFailed) -> None:
@@ -521,14 +533,13 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
     else:
         text = str(failure)
     gate.report = _conclude(gate, measure=False)  # the job is ending, on a thread of its own
-    if gate.options.report:
-        reports.write(gate.report, gate.options.report)
+    no_page = write_files(gate.report, gate.options.report, gate.options.page)
     gate.shown.enter_context(shown_on_github())  # where it is not rank 0 that is left
     publish(gate.report, gate.options.counts)
     capture: Any = config.pluginmanager.get_plugin("capturemanager")
     if capture is not None:
         capture.suspend_global_capture(in_=True)  # what it holds is lost when the process leaves
-    lines = [text, "", *summary(gate.report, gate.options.counts)]
+    lines = [text, "", *summary(gate.report, gate.options.counts), *([f"ERROR: {no_page}"] if no_page else [])]
     sys.__stderr__.write("\n".join(lines) + "\n")  # type: ignore[union-attr]
     sys.__stderr__.flush()  # type: ignore[union-attr]
     gate.shown.close()

@@ -24,10 +24,10 @@ from verify.target.subjects import chosen, speaks_of
 KNOWN = Path(__file__).parent / "known"
 
 
-def add_options(parser: Any) -> None:
-    """Declare the gate's options in a pytest parser."""
+def add_options(parser: Any, other_html: bool = False) -> None:
+    """Declare the gate's options in a pytest parser; ``other_html``: whether another plugin has declared --html."""
     target_options.add_options(parser)
-    engine_options.add_options(parser)
+    engine_options.add_options(parser, other_html)
 
 
 @cache

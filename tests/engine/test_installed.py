@@ -16,6 +16,7 @@ import pytest
 
 from tests.commands import ROOT, SECONDS
 from tests.engine.gate import QUICK
+from tests.page.reports import report
 
 pytestmark = pytest.mark.xdist_group("installed")
 #: What the gate's own packages, and those of its tests, are called.
@@ -131,3 +132,14 @@ def test_the_command_and_pytest_run_the_same_way() -> None:
     assert own["pytest"]["filterwarnings"].split("\n")[1:] == project["filterwarnings"]
     assert own["pytest"]["timeout"] == str(project["timeout"])
     assert set(own["pytest"]["addopts"].split()) <= set(project["addopts"].split())
+
+
+def test_a_page_is_made_from_any_folder(installed: Path, trapped: Path) -> None:
+    (trapped / "report.json").write_text(json.dumps(report()))
+    for name in ("jinja2.py", "matplotlib.py", "json.py"):
+        (trapped / name).write_text(TRAP)
+    (trapped / "matplotlibrc").write_text("svg.fonttype: path\n")
+    done = _run(installed, trapped, "--html", "page.html", "--from", "report.json")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "page.html\n", "")
+    assert "<svg" in (trapped / "page.html").read_text(encoding="utf-8")
+    assert "<text" in (trapped / "page.html").read_text(encoding="utf-8")

@@ -26,6 +26,8 @@ def given(**options: object) -> argparse.Namespace:
         "report": None,
         "write_known": None,
         "force": False,
+        "htmlpath": None,
+        "pictures": None,
         "profile": "quick",
         "backend": "gloo",
         "hazards": "report",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from verify.buffer.observation import observe_scripted
+from verify.buffer.pictures import differing_scan_pictures
 from verify.engine.check import check
 from verify.video.detector import place_of_buffer
 from verify.video.scan import scan_from_json
@@ -19,4 +20,5 @@ schedule_check = partial(
     per_subject=True,
     rests_on=("test_answers_at_all",),
     place_of_code=place_of_buffer,
+    pictures=differing_scan_pictures,
 )

@@ -20,6 +20,7 @@ from verify.buffer.agreement import (
 from verify.buffer.case import full_scans, only_frames, scans_without_nms
 from verify.buffer.group import schedule_check
 from verify.buffer.observation import Observe, Seen
+from verify.buffer.pictures import held_for_long, held_pictures, scan_pictures, shows
 from verify.engine.check import THREADS
 from verify.engine.finding import Violation
 from verify.target.naming import Target
@@ -41,7 +42,7 @@ def test_answers_at_all(case: Scan, observe: Observe, target: Target) -> None:
             )
 
 
-@schedule_check(scans_without_nms, draws="scans without NMS")
+@schedule_check(scans_without_nms, draws="scans without NMS", pictures=scan_pictures, shows=shows)
 def test_coverage(case: Scan, observe: Observe, target: Target) -> None:
     """Every visited frame's answer is that frame's own detection, on every rank; nothing outside the clip is touched.
 
@@ -116,7 +117,7 @@ def _assert_detected_once(seen: Seen) -> None:
                 )
 
 
-@schedule_check(full_scans, draws="full scans")
+@schedule_check(full_scans, draws="full scans", pictures=held_pictures, shows=held_for_long)
 def test_residency(case: Scan, observe: Observe, target: Target) -> None:
     """After a call of a sequential scan the buffer holds at most two chunks, and one after the last call.
 
@@ -146,7 +147,7 @@ def test_residency(case: Scan, observe: Observe, target: Target) -> None:
             )
 
 
-@schedule_check(scans_without_nms, draws="scans without NMS")
+@schedule_check(scans_without_nms, draws="scans without NMS", pictures=held_pictures)
 def test_eviction_order(case: Scan, observe: Observe, target: Target) -> None:
     """The chunk just left goes, whole, when the scan enters the next one, and never a frame not yet delivered.
 

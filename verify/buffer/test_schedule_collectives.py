@@ -15,6 +15,7 @@ from verify.buffer.case import (
 )
 from verify.buffer.group import schedule_check
 from verify.buffer.observation import Observe, why_nothing_is_shared
+from verify.buffer.pictures import collectives_pictures, shows
 from verify.engine.check import THREADS
 from verify.target.naming import Target
 from verify.tensors.describe import describe_tensor
@@ -82,7 +83,7 @@ def test_contiguous_collectives(case: Scan, observe: Observe, target: Target) ->
     return bool(case.batch) or any(rank.collectives for rank in seen.ranks)
 
 
-@schedule_check(any_scans, why_not_applicable=why_nothing_is_shared)
+@schedule_check(any_scans, why_not_applicable=why_nothing_is_shared, pictures=collectives_pictures, shows=shows)
 def test_same_collectives(case: Scan, observe: Observe, target: Target) -> bool:
     """All ranks issue the same sequence of collectives: operation, shapes, types.
 

@@ -98,6 +98,7 @@ def gradient_tolerances(alone: tuple[OneProcess, ...]) -> dict[str, float]:
     return tolerances([(dense(alone[0].gradients), dense(alone[0].perturbed))])
 
 
+@lru_cache(maxsize=16)
 def collectives_of_a_step(target: Target, pairing: str, spec: ClipSpec) -> tuple[str, ...]:
     """The collectives that the forward and the loss of one clip issue by themselves, in a single process."""
     ranks = Threads()

@@ -24,6 +24,7 @@ from verify.ddp.agreement import (
 )
 from verify.ddp.case import PAIRINGS, WORDS, DataParallel, data_parallel, data_parallel_from_json, uneven
 from verify.ddp.observation import Observe, observe_training, violation
+from verify.ddp.pictures import collectives_pictures, shows
 from verify.ddp.single_process import collectives_of_a_step
 from verify.ddp.through_buffer import Carrying, observe_gradient, why_no_gradient_through_buffer
 from verify.engine.check import HAZARD, PROCESSES, THREADS, check
@@ -135,7 +136,7 @@ def _why_uneven_fails(target: Target, case: DataParallel) -> str:
     )
 
 
-@ddp_check(_uneven, every_size=False)
+@ddp_check(_uneven, every_size=False, pictures=collectives_pictures, shows=shows)
 def test_ddp_uneven_clips(case: DataParallel, observe: Observe, target: Target) -> None:
     """Ranks whose clips differ in length train on: none hangs, none dies, and each collective meets its own.
 

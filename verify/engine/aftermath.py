@@ -13,6 +13,7 @@ from verify.engine.finding import Violation
 from verify.engine.journal import UnderWay, pages, read_plan, read_results, read_stack, read_threads
 from verify.engine.result import BLOCKED, FAILED, FAILURES, Result, result_from_json
 from verify.engine.summary import summary
+from verify.engine.written import write_files
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Plan:
     report: str | None
     #: For how many seconds nothing may change in the journal.
     patience: float
+    #: The file for the page.
+    page: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         planned = [
@@ -58,6 +61,7 @@ class Plan:
             "counts": asdict(self.counts),
             "report": self.report,
             "patience": self.patience,
+            "page": self.page,
         }
 
 
@@ -147,11 +151,11 @@ def conclude(
         if by_target:
             verdict, because = reports.VIOLATES, what
     report = reports.Report(plan.target, plan.environment, results, verdict, because, notes)
-    if plan.report:
-        reports.write(report, Path(plan.report))
+    no_page = write_files(report, Path(plan.report) if plan.report else None, Path(plan.page) if plan.page else None)
     if publish is not None:
         publish(report, plan.counts)
-    return ["", " verification ".center(80, "="), *summary(report, plan.counts)]
+    lines = ["", " verification ".center(80, "="), *summary(report, plan.counts)]
+    return [*lines, f"ERROR: {no_page}"] if no_page else lines
 
 
 def _of_threads(folder: Path, what: str) -> list[Result]:

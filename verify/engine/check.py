@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from hypothesis import strategies as st
 
 from fixtures.ranks import Ranks
+from verify.engine.picture import Pictures
 from verify.engine.place import Place
 
 REQUIREMENT = "requirement"
@@ -80,6 +81,10 @@ class Check:
     tells_all_the_same: Callable[[Any], bool] | None = None
     #: Where the code lies that the check is about; a violation that names a place itself goes before.
     place_of_code: PlaceOfCode | None = None
+    #: Gives pictures of a case that violates; none where there is nothing to draw.
+    pictures: Pictures | None = None
+    #: How much a case has to show, of those that pass; None: a check that passes has no pictures.
+    shows: Callable[[Any], float] | None = None
 
     @property
     def doc(self) -> str:
@@ -111,6 +116,8 @@ def check(
     why_not_applicable: WhyNotProvided | None = None,
     tells_all_the_same: Callable[[Any], bool] | None = None,
     place_of_code: PlaceOfCode | None = None,
+    pictures: Pictures | None = None,
+    shows: Callable[[Any], float] | None = None,
 ) -> Callable[[Body], Callable[..., None]]:
     """Register a check's body and make a pytest function of it, which the plugin runs once a launcher and subject.
 
@@ -140,6 +147,8 @@ def check(
             why_not_applicable,
             tells_all_the_same,
             place_of_code,
+            pictures,
+            shows,
         )
         _registry[name] = registered
 

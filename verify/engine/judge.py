@@ -21,10 +21,12 @@ from fixtures.ranks import RanksFailed
 from fixtures.ranks.stacks import release_frames
 from verify.engine.check import THREADS, Case, Check, Target
 from verify.engine.finding import Finding, NotCovered, Violation, call_in, finding_of, replay_command
+from verify.engine.illustration import Illustrated
 from verify.engine.interrupt import by_the_user
 from verify.engine.journal import Journal, UnderWay
 from verify.engine.known import Known
 from verify.engine.launchers import PROCESS_WORLD_SIZES, THREAD_WORLD_SIZES, Launchers
+from verify.engine.picture import Picture
 from verify.engine.place import Place, place_at
 from verify.engine.process_state import ProcessState
 from verify.engine.profile import PROFILES, Profile
@@ -212,6 +214,7 @@ class Gate:
             finding=expected,
             reason=reason,
             applicable=trial.drawn > 0 or outcome != SKIPPED,
+            pictures=trial.pictures(expected is not None) if expected or outcome == PASSED else (),
         )
 
 
@@ -228,9 +231,21 @@ class _Trial:
         self.compared = 0
         self.cases_of_last_search = 0
         self._violating: Case | None = None
+        self.illustrated = Illustrated(check, gate.target)
 
     def _observe(self, case: Case) -> Any:
-        return self.check.observation(self.gate.launchers.get(self.launcher), self.gate.target, case)
+        try:
+            seen = self.check.observation(self.gate.launchers.get(self.launcher), self.gate.target, case)
+        except RanksFailed as failure:
+            # Without its causes, whose stacks hold on to all that ranks had.
+            self.illustrated.observed(case, RanksFailed(failure.reason, failure.statuses))
+            raise
+        self.illustrated.observed(case, seen)
+        return seen
+
+    def pictures(self, violated: bool) -> tuple[Picture, ...]:
+        """Pictures of the smallest case that violates, or of one that passed; none where none can be made."""
+        return self.illustrated.pictures(self._violating if violated else None, self.compare)
 
     def _made(self, case: Case) -> tuple[bool | None, str]:
         """Make the check on a case; gives whether it had something to compare, and what of the process was damaged."""
@@ -255,6 +270,12 @@ class _Trial:
 
     def compare(self, case: Case) -> Violation | None:
         """Observe and compare one case; gives the violation, if there is one."""
+        self.illustrated.begin()
+        violation = self._compare(case)
+        self.illustrated.compared(case, violation is not None)
+        return violation
+
+    def _compare(self, case: Case) -> Violation | None:
         self.drawn += 1
         try:
             triggered, damage = self._made(case)

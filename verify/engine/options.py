@@ -19,6 +19,7 @@ from verify.engine.known import Known
 from verify.engine.launchers import PROCESS_WORLD_SIZES
 from verify.engine.profile import PROFILES, Profile
 from verify.engine.report import Counts
+from verify.page.files import NoPage, assert_can_be_written
 
 MAX_WORLD_SIZE = 64
 #: The type of the target.
@@ -50,6 +51,7 @@ class Options(Generic[Verified]):
     report: Path | None
     #: Where the failures of this run are to be written as a file of known failures.
     write_known: Path | None
+    page: Path | None
     case: Case | None
 
     def parts(self, check: Check) -> int:
@@ -72,8 +74,8 @@ class Options(Generic[Verified]):
         }
 
 
-def add_options(parser: Any) -> None:
-    """Declare the gate's options in a pytest parser."""
+def add_options(parser: Any, other_html: bool = False) -> None:
+    """Declare the gate's options in a pytest parser; ``other_html``: whether another plugin has declared --html."""
     group = parser.getgroup("verify", "sam3-video-verify")
     group.addoption("--only", metavar="NAME[,NAME]", help="run these groups and checks only")
     group.addoption("--known", metavar="FILE", help="known failures (TOML), strict; 'none' for none at all")
@@ -82,6 +84,10 @@ def add_options(parser: Any) -> None:
     )
     group.addoption("--force", action="store_true", help="let --write-known write over a file")
     group.addoption("--report", metavar="FILE", help="write the report as JSON")
+    if not other_html:
+        group.addoption("--html", dest="htmlpath", metavar="FILE", help="write the report as a page to look at")
+    group.addoption("--from", dest="page_of", metavar="REPORT", help="make the page of this report, and run nothing")
+    group.addoption("--pictures", metavar="FOLDER", help="with --from, write the report's pictures into this folder")
     group.addoption("--list-checks", action="store_true", help="list all checks and end")
     group.addoption("--explain", metavar="NAME", help="say what a check is for and end")
     group.addoption("--profile", default="quick", choices=sorted(PROFILES), help="how many cases are drawn")
@@ -181,6 +187,26 @@ def _launchers(launcher: str | None, carrier: str | None) -> tuple[str, ...]:
     return (named,) if named else (THREADS, PROCESSES)
 
 
+def _page(given: argparse.Namespace) -> Path | None:
+    """The file for the page.
+
+    Raises:
+        UsageError: where none can be written there.
+    """
+    if given.pictures is not None:
+        raise UsageError("--pictures writes the pictures of a report that is there: name it with --from")
+    if given.htmlpath is None:
+        return None
+    if not given.htmlpath:
+        raise UsageError("--html names nothing")
+    path = Path(given.htmlpath)
+    try:
+        assert_can_be_written(path, beside=Path(given.report) if given.report else None)
+    except NoPage as error:
+        raise UsageError(str(error)) from None
+    return path
+
+
 def read_options(
     given: argparse.Namespace,
     job: int | None,
@@ -223,5 +249,6 @@ def read_options(
         subjects=tuple(subjects) or (target,),
         report=Path(given.report) if given.report else None,
         write_known=Path(given.write_known) if given.write_known else None,
+        page=_page(given),
         case=_case(given.case, checks),
     )

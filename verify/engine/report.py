@@ -110,6 +110,7 @@ class Report:
                     "reason": result.reason,
                     "blocked_by": result.blocked_by,
                     "finding": _finding(result),
+                    **_pictures(result),
                 }
                 for result in self.results
             ],
@@ -139,6 +140,11 @@ def environment(backend: str, world_size: int | None, profile: str, seed: int) -
 def _finding(result: Result) -> dict[str, Any] | None:
     """A result's finding; under its former name, too, what its ranks were launched by."""
     return {**result.finding.as_json(), "carrier": result.finding.launcher} if result.finding else None
+
+
+def _pictures(result: Result) -> dict[str, Any]:
+    """A result's pictures, where it has any: a report without them is as it was before there were any."""
+    return {"pictures": [asdict(picture) for picture in result.pictures]} if result.pictures else {}
 
 
 class Named(Protocol):

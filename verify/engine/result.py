@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from verify.engine.finding import Finding
+from verify.engine.picture import Picture
 from verify.engine.place import place_from_json
 
 PASSED = "passed"
@@ -62,6 +63,8 @@ class Result:
     blocked_by: str = ""
     #: False for a part that no case can be drawn for, such as one that needs several ranks where there is one.
     applicable: bool = True
+    #: What there is to be seen, of the case that the finding is about, or of one that passed.
+    pictures: tuple[Picture, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,7 +76,8 @@ def result_from_json(data: Mapping[str, Any]) -> Result:
     if finding:
         table = tuple(tuple(row) for row in finding["table"])
         finding = Finding(**{**finding, "table": table, "place": place_from_json(finding.get("place"))})
-    return Result(**{**data, "finding": finding or None})
+    pictures = tuple(Picture(**picture) for picture in data.get("pictures", ()))
+    return Result(**{**data, "finding": finding or None, "pictures": pictures})
 
 
 def merged(parts: Iterable[Result]) -> Result:
@@ -96,4 +100,5 @@ def merged(parts: Iterable[Result]) -> Result:
         worst.reason,
         worst.subject,
         worst.blocked_by,
+        pictures=next((part.pictures for part in ordered if part.outcome == worst.outcome and part.pictures), ()),
     )

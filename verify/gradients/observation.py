@@ -49,6 +49,8 @@ class Differentiated:
     #: In which precision it was computed.
     precision: str
     compared: int
+    #: The names of those that were compared.
+    parameters: tuple[str, ...]
     wrong: tuple[Wrong, ...]
     #: Groups of parameters of which some are wrong, not told apart; with whether they have gradients.
     groups: tuple[tuple[tuple[str, ...], bool], ...]
@@ -180,6 +182,7 @@ def differentiate(rank: int, world_size: int, target: Target, case: Training) ->
             float(value.detach()),
             words,
             len(weights),
+            tuple(weight.name for weight in weights),
             wrong,
             tuple((group, gradients[group[0]] is not None) for group in sought.groups),
             (

@@ -15,6 +15,7 @@ from verify.gradients.case import any_batches, one_frame, short_clip
 from verify.gradients.group import can_be_differentiated, differentiated, gradients_check, why_over_frames
 from verify.gradients.observation import Differentiated
 from verify.gradients.optimizer import Optimized, optimize
+from verify.gradients.pictures import derivative_pictures, optimizer_pictures, shows
 from verify.gradients.released import compare, why_no_release
 from verify.target.naming import Target
 
@@ -54,7 +55,9 @@ def _decided(seen: Differentiated, undecided: tuple[str, ...]) -> bool:
     return seen.compared > 0
 
 
-@gradients_check(any_batches, observation=differentiated, tells_all_the_same=can_be_differentiated)
+@gradients_check(
+    any_batches, observation=differentiated, tells_all_the_same=can_be_differentiated, pictures=derivative_pictures
+)
 def test_gradient_is_the_derivative(case: Training, observe: Observe, target: Target) -> bool:
     """Autograd's gradient of every parameter is the derivative of the loss: what the loss itself moves by says so.
 
@@ -67,7 +70,13 @@ def test_gradient_is_the_derivative(case: Training, observe: Observe, target: Ta
     return _decided(seen, seen.undecided[1])
 
 
-@gradients_check(any_batches, observation=differentiated, tells_all_the_same=can_be_differentiated)
+@gradients_check(
+    any_batches,
+    observation=differentiated,
+    tells_all_the_same=can_be_differentiated,
+    pictures=derivative_pictures,
+    shows=shows,
+)
 def test_every_moving_parameter_has_a_gradient(case: Training, observe: Observe, target: Target) -> bool:
     """A parameter without a gradient is frozen, or the loss does not move with it.
 
@@ -79,7 +88,13 @@ def test_every_moving_parameter_has_a_gradient(case: Training, observe: Observe,
     return _decided(seen, seen.undecided[0])
 
 
-@gradients_check(short_clip, observation=on_one_rank(optimize), cost=1000, draws="a step of an optimizer")
+@gradients_check(
+    short_clip,
+    observation=on_one_rank(optimize),
+    cost=1000,
+    draws="a step of an optimizer",
+    pictures=optimizer_pictures,
+)
 def test_optimizer_changes_what_is_trained(case: Training, observe: Observe, target: Target) -> bool:
     """A step of an optimizer made before the forward changes the parameters that get gradients, each by its own.
 

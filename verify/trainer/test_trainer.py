@@ -18,6 +18,7 @@ from verify.engine.finding import NotCovered, Violation
 from verify.target.naming import Target
 from verify.trainer.case import Run, run_from_json, why_no_trainer
 from verify.trainer.observation import Agreement, Both, on_ranks, train_alone, train_once, train_twice
+from verify.trainer.pictures import learning_pictures, resumed_pictures, shows
 
 WorldSizes = st.SearchStrategy[int]
 Cases = st.SearchStrategy[Run]
@@ -124,7 +125,7 @@ def _assert_epoch(case: Run, epoch: int, steps: Sequence[Sequence[Step]]) -> Non
         raise Violation(f"epoch {epoch} leaves out video {missing[0]}", expected=f"all of {case.videos} videos")
 
 
-@trainer_check(_overfit, on_ranks(train_once))
+@trainer_check(_overfit, on_ranks(train_once), pictures=learning_pictures(LEARNED), shows=shows)
 def test_trainer_learns(case: Run, observe: Callable[[Run], list[Trained]], target: Target) -> None:
     """Trained on four short clips, the model finds their boxes: also in frames between those that it was trained on.
 
@@ -161,7 +162,7 @@ def _course(values: Sequence[float], per_epoch: int) -> list[list[object]]:
     return rows
 
 
-@trainer_check(_broken_off, on_ranks(train_twice))
+@trainer_check(_broken_off, on_ranks(train_twice), pictures=resumed_pictures(SAME), shows=shows)
 def test_trainer_resumes(case: Run, observe: Callable[[Run], list[Both]], target: Target) -> None:
     """Stopped in the middle and started again, training has the losses of a run that was never stopped.
 

@@ -14,6 +14,7 @@ from verify.clips.projection import projection
 from verify.clips.run import call, failed, model_of
 from verify.clips.stages import read_stages
 from verify.target.naming import Target
+from verify.tensors.parts import part_of
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,6 @@ class GradientMap:
         }
 
 
-def _part(parameter: str) -> str:
-    """The part of the model that a parameter is reported under: two names deep."""
-    return ".".join(parameter.split(".")[:-1][:2]) or parameter
-
-
 def map_gradients(rank: int, world_size: int, target: Target, case: Training) -> GradientMap:
     """Differentiate each stage's outputs by the images of every frame and by the parameters."""
     with sam3_on_cpu():
@@ -49,7 +45,7 @@ def map_gradients(rank: int, world_size: int, target: Target, case: Training) ->
         stages = read_stages(call(model, batch))
         owner = frames_of_images(batch)
         rows: list[tuple[float, ...]] = []
-        modules: dict[str, list[float]] = {_part(name): [] for name in named}
+        modules: dict[str, list[float]] = {part_of(name): [] for name in named}
         for number, steps in enumerate(stages.steps):
             value = projection(steps[-1], seed=number)
             batch.img_batch.grad = None
@@ -69,7 +65,7 @@ def map_gradients(rank: int, world_size: int, target: Target, case: Training) ->
             parts = dict.fromkeys(modules, 0.0)
             for name, parameter in named.items():
                 if parameter.grad is not None:
-                    parts[_part(name)] += float(parameter.grad.double().pow(2).sum())
+                    parts[part_of(name)] += float(parameter.grad.double().pow(2).sum())
             for part, square in parts.items():
                 modules[part].append(square**0.5)
         return GradientMap(case, tuple(rows), {part: tuple(norms) for part, norms in modules.items()})

@@ -13,6 +13,7 @@ from verify.training.forwards import Evaluated, evaluate_clip
 from verify.training.gradient_map import GradientMap
 from verify.training.group import Observe, mapped, trained, training_check
 from verify.training.observation import Trained
+from verify.training.pictures import clip_gradient_pictures, gradient_map_pictures, shows
 from verify.training.settings import scale_losses
 
 
@@ -29,7 +30,7 @@ def test_clip_loss(case: Training, observe: Observe, target: Target) -> None:
     assert_same_loss(message, seen.expected_loss, seen.loss, seen.loss_tolerance, case.frames)
 
 
-@training_check(any_clips, observation=trained)
+@training_check(any_clips, observation=trained, pictures=clip_gradient_pictures, shows=shows)
 def test_clip_gradients(case: Training, observe: Observe, target: Target) -> None:
     """Every parameter's gradient is the sum of what the frames one by one give it, weighted as the loss weights them.
 
@@ -41,7 +42,7 @@ def test_clip_gradients(case: Training, observe: Observe, target: Target) -> Non
     assert_gradients(seen)
 
 
-@training_check(any_clips, observation=trained)
+@training_check(any_clips, observation=trained, pictures=clip_gradient_pictures)
 def test_same_parameters_trained(case: Training, observe: Observe, target: Target) -> None:
     """The parameters that get gradient are those that get it in sam3's one-frame model.
 
@@ -73,7 +74,7 @@ def _map_table(seen: GradientMap) -> list[list[object]]:
     return rows
 
 
-@training_check(any_clips, observation=mapped)
+@training_check(any_clips, observation=mapped, pictures=gradient_map_pictures)
 def test_every_frame_contributes(case: Training, observe: Observe, target: Target) -> None:
     """Every stage's outputs carry gradient back to the image of their own frame.
 
@@ -93,7 +94,13 @@ def test_every_frame_contributes(case: Training, observe: Observe, target: Targe
             )
 
 
-@training_check(clips_of_several_frames, observation=mapped, draws="training of several frames")
+@training_check(
+    clips_of_several_frames,
+    observation=mapped,
+    draws="training of several frames",
+    pictures=gradient_map_pictures,
+    shows=shows,
+)
 def test_no_frame_leaks(case: Training, observe: Observe, target: Target) -> None:
     """No stage's outputs carry gradient to the image of another frame.
 

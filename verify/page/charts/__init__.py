@@ -1,0 +1,1 @@
+"""Kinds of pictures, and what draws each."""
