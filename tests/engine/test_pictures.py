@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from verify.engine.written import write_files
 
 from fixtures.ranks import RanksFailed
 from verify.engine.check import THREADS, Check
@@ -20,6 +19,7 @@ from verify.engine.launchers import Launchers
 from verify.engine.picture import LARGEST, Picture, sequences, travels, window
 from verify.engine.report import Report, environment
 from verify.engine.result import FAILED, PASSED, SKIPPED, Result, merged, result_from_json
+from verify.engine.written import write_files
 from verify.target.naming import Target
 
 PICTURE = Picture("lines", "title", "What is to be seen.", {"values": [1, None, 2.5]})

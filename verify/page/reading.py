@@ -38,6 +38,8 @@ class Finding:
     launcher: str
     replay: str
     where: tuple[tuple[str, str], ...]
+    #: Where the code lies that it is about.
+    code: str
     expected: str
     got: str
     table: tuple[tuple[str, ...], ...]
@@ -245,6 +247,8 @@ def _finding(data: Mapping[str, Any], where: str) -> Finding:
         for name in ("world_size", "rank", "call", "frame", "tensor")
         if data.get(name) is not None
     ]
+    place = data.get("place")
+    code = f"{place.get('path')}:{place.get('line')} ({place.get('what')})" if isinstance(place, Mapping) else ""
     table = data.get("table") or []
     rows = tuple(tuple(map(_words, row)) for row in table if isinstance(row, list)) if isinstance(table, list) else ()
     case = _mapping(data.get("case") or {}, f"{where}case")
@@ -253,6 +257,7 @@ def _finding(data: Mapping[str, Any], where: str) -> Finding:
         launcher=_field(data, "launcher", str, where),
         replay=_field(data, "replay", str, where),
         where=tuple(places),
+        code=code,
         expected=_words(data["expected"]) if data.get("expected") is not None else "",
         got=_words(data["got"]) if data.get("got") is not None else "",
         table=rows,
