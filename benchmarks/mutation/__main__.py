@@ -1,0 +1,126 @@
+"""The command: python -m benchmarks.mutation BODY."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import random
+import sys
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.mutation import report
+from benchmarks.mutation.bodies import BODIES, Body
+from benchmarks.mutation.forked import in_forks
+from benchmarks.mutation.judging import ENDED, TIMED_OUT, Judged, Timed, baseline, judge, order
+from benchmarks.mutation.mutants import Mutant, functions_in, mutants
+from benchmarks.mutation.operators import operators
+from benchmarks.mutation.source import text_of
+from verify.groups import registered
+
+#: How long a mutant may take that every check passes: minutes, where the machine is busy.
+SECONDS = 300.0
+#: How much longer the unedited body may: all of its checks are made.
+BASELINE_SECONDS = 1800.0
+#: Of the order in which mutants are judged: what is there when a measurement is ended is a sample.
+SEED = 0
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.mutation",
+        description="How many small edits of a code under verification does the gate see?",
+    )
+    parser.add_argument("body", metavar="BODY", choices=sorted(BODIES), help=", ".join(BODIES))
+    parser.add_argument("--seconds", type=_positive, default=SECONDS, help="for one mutant (default: %(default).0f)")
+    parser.add_argument("--workers", type=_count, default=2, help="processes at once (default: %(default)s)")
+    parser.add_argument("--list", action="store_true", help="list the mutants, and end")
+    parser.add_argument("--only", metavar="MUTANT", help="judge the mutants whose names begin so")
+    parser.add_argument("--sample", type=_count, metavar="N", help="judge so many, drawn at random")
+    parser.add_argument("--seed", type=int, default=SEED, help="of what is drawn (default: %(default)s)")
+    parser.add_argument("--every-check", action="store_true", help="judge each by every check, not until one fails")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    given = parser.parse_args()
+    if given.json is not None and not given.json.parent.is_dir():
+        parser.error(f"--json {given.json}: there is no folder {given.json.parent}")
+    return given
+
+
+def mutants_of(body: Body) -> list[Mutant]:
+    """All mutants of a body, in the order of its modules and functions."""
+    made: list[Mutant] = []
+    edits = [named for named in operators() if body.trained or named.name != "detached_tensor"]
+    for module, functions in body.functions.items():
+        text = text_of(module)
+        for function in functions or functions_in(text):
+            made += mutants(module, text, function, edits)
+    return made
+
+
+def _judged(body: Body, timed: tuple[Timed, ...], every_check: bool, mutant: Mutant) -> Judged:
+    return judge(body, mutant, order(timed, body.probes if mutant.edits_tensors else ()), every_check)
+
+
+def _baseline(body: Body, seconds: float) -> tuple[Timed, ...]:
+    (ended,) = in_forks(baseline, [body], 1, seconds)
+    if ended.given is None:
+        raise SystemExit("the unedited body cannot be judged: run the gate on it first")
+    return ended.given
+
+
+def main() -> None:
+    given = _arguments()
+    torch.set_num_threads(1)  # a fork has none of the threads of a library
+    warnings.simplefilter("ignore")  # of what sam3 imports
+    body = BODIES[given.body]
+    for module in body.functions:
+        importlib.import_module(module)
+    found = mutants_of(body)
+    if given.only:
+        found = [mutant for mutant in found if mutant.name.startswith(given.only)]
+        if not found:
+            raise SystemExit(f"--only {given.only}: no mutant of {given.body} is called so; --list names them")
+    if given.list:
+        for mutant in found:
+            print(mutant.name, *(f"    {line}" for line in mutant.diff.splitlines()), sep="\n")
+        print(f"{len(found)} mutants")
+        return
+    registered()  # imports what the forks need
+    started = time.monotonic()
+    timed = _baseline(body, BASELINE_SECONDS)
+    chosen = random.Random(given.seed).sample(found, min(given.sample or len(found), len(found)))
+    seed = given.seed if len(chosen) < len(found) else None
+    pairs: list[tuple[Mutant, Judged]] = []
+    measured = report.Measurement(given.body, len(found), seed, timed, (), given.every_check, 0.0)
+    for ended in in_forks(partial(_judged, body, timed, given.every_check), chosen, given.workers, given.seconds):
+        judged = ended.given or Judged(TIMED_OUT if ended.timed_out else ENDED)
+        pairs.append((ended.asked, judged))
+        print(f"{len(pairs)}/{len(chosen)}  {judged.outcome:<16} {ended.asked.name}", file=sys.stderr, flush=True)
+        measured = report.Measurement(
+            given.body, len(found), seed, timed, tuple(pairs), given.every_check, time.monotonic() - started
+        )
+        if given.json:
+            report.write(measured, given.json)
+    print("\n".join(report.lines(measured)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""Judging what this process has in place by the checks of the gate, one after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from benchmarks.mutation import tensors
+from benchmarks.mutation.bodies import Body
+from benchmarks.mutation.mutants import Mutant
+from benchmarks.mutation.source import put_in_place
+from verify.engine.check import HAZARD, PROCESSES, THREADS, Check
+from verify.engine.judge import Gate
+from verify.engine.launchers import PROCESS_WORLD_SIZES, Launchers
+from verify.engine.profile import PROFILES
+from verify.engine.result import FAILURES, PASSED, Result
+from verify.groups import registered
+
+#: The gate's quick profile; whoever counts failures has no use for smaller ones.
+PROFILE = replace(PROFILES["quick"], shrink_seconds=0)
+#: For checks that the gate makes on processes alone: as many cases as it tries there.
+ON_PROCESSES = replace(PROFILE, examples=PROFILE.process_examples * len(PROCESS_WORLD_SIZES))
+
+KILLED = "killed"
+#: Of requirements none fails, and of hazards one does: the gate shows it, and fails with --hazards fail.
+HAZARDOUS = "hazard only"
+SURVIVED = "survived"
+#: The module cannot be imported.
+DOES_NOT_RUN = "does not run"
+TIMED_OUT = "timed out"
+#: The process ended by itself, which the gate's command reports as a failure.
+ENDED = "ended the process"
+#: An edit of tensors at a place that no tensor comes to.
+NO_TENSOR = "no tensor there"
+
+
+@dataclass(frozen=True)
+class Timed:
+    """A check of the unedited body."""
+
+    check: str
+    kind: str
+    outcome: str
+    reason: str
+    #: Of the processor.
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How a mutant ended."""
+
+    outcome: str
+    #: The checks that failed; the first alone where others were not asked.
+    killers: tuple[str, ...] = ()
+    message: str = ""
+    #: Of the processor; None where the process was ended.
+    seconds: float | None = None
+
+
+def _concerning(body: Body) -> list[Check]:
+    return [
+        check
+        for check in registered().values()
+        if (check.group in body.groups or check.name in body.checks) and {THREADS, PROCESSES} & {*check.launchers}
+    ]
+
+
+class _Judge:
+    """Judges a body by one check at a time."""
+
+    def __init__(self, body: Body) -> None:
+        torch.set_num_threads(1)
+        self._gate = Gate(body.target, Launchers(), PROFILE, bases=registered())
+
+    def result(self, check: Check) -> Result:
+        on_threads = THREADS in check.launchers
+        return replace(self._gate, profile=PROFILE if on_threads else ON_PROCESSES).judge(check, THREADS)
+
+
+def baseline(body: Body) -> tuple[Timed, ...]:
+    """Judge the body as it is, by every check that concerns it."""
+    judge = _Judge(body)
+    timed = []
+    for check in _concerning(body):
+        started = time.process_time()
+        result = judge.result(check)
+        reason = result.finding.message if result.finding else result.reason
+        timed.append(Timed(check.name, check.kind, result.outcome, reason, time.process_time() - started))
+    return tuple(timed)
+
+
+def order(timed: Sequence[Timed], probes: Sequence[str] = ()) -> tuple[str, ...]:
+    """The checks that can kill: those that pass the unedited body. Requirements before hazards, the cheapest first.
+
+    ``probes`` go before all.
+    """
+    passed = [one for one in timed if one.outcome == PASSED]
+    ordered = sorted(passed, key=lambda one: (one.check not in probes, one.kind == HAZARD, one.seconds))
+    return tuple(one.check for one in ordered)
+
+
+def judge(body: Body, mutant: Mutant, names: Sequence[str], every_check: bool) -> Judged:
+    """Put a mutant in place in this process, and judge it by the checks of these names until one fails, or by all."""
+    try:
+        put_in_place(mutant.module, mutant.text)
+    except BaseException as error:
+        return Judged(DOES_NOT_RUN, message=f"{type(error).__name__}: {error}", seconds=time.process_time())
+    judge, checks, killers, message = _Judge(body), registered(), [], ""
+    probed = not mutant.edits_tensors
+    for name in names:
+        if not probed and name not in body.probes:
+            probed = True
+            if tensors.met == 0:
+                return Judged(NO_TENSOR, seconds=time.process_time())
+        if killers and checks[name].kind == HAZARD and not every_check:
+            break
+        result = judge.result(checks[name])
+        if result.outcome in FAILURES:
+            killers.append(name)
+            message = message or (result.finding.message if result.finding else result.reason)
+            if not every_check:
+                break
+    required = [name for name in killers if checks[name].kind != HAZARD]
+    outcome = KILLED if required else HAZARDOUS if killers else SURVIVED
+    return Judged(outcome, tuple(killers), message, time.process_time())
