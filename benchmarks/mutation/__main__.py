@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import random
 import sys
 import time
@@ -16,7 +15,7 @@ import torch
 from benchmarks.mutation import report
 from benchmarks.mutation.bodies import BODIES, Body
 from benchmarks.mutation.forked import in_forks
-from benchmarks.mutation.judging import ENDED, TIMED_OUT, Judged, Timed, baseline, judge, order
+from benchmarks.mutation.judging import ENDED, TIMED_OUT, Judged, Timed, baseline, judge
 from benchmarks.mutation.mutants import Mutant, functions_in, mutants
 from benchmarks.mutation.operators import operators
 from benchmarks.mutation.source import text_of
@@ -68,15 +67,15 @@ def mutants_of(body: Body) -> list[Mutant]:
     """All mutants of a body, in the order of its modules and functions."""
     made: list[Mutant] = []
     edits = [named for named in operators() if body.trained or named.name != "detached_tensor"]
-    for module, functions in body.functions.items():
-        text = text_of(module)
-        for function in functions or functions_in(text):
-            made += mutants(module, text, function, edits)
+    for region in body.regions:
+        text = text_of(region.module)
+        for function in region.functions or functions_in(text):
+            made += mutants(region.module, text, function, edits)
     return made
 
 
 def _judged(body: Body, timed: tuple[Timed, ...], every_check: bool, mutant: Mutant) -> Judged:
-    return judge(body, mutant, order(timed, body.probes if mutant.edits_tensors else ()), every_check)
+    return judge(body, mutant, timed, every_check)
 
 
 def _baseline(body: Body, seconds: float) -> tuple[Timed, ...]:
@@ -91,8 +90,6 @@ def main() -> None:
     torch.set_num_threads(1)  # a fork has none of the threads of a library
     warnings.simplefilter("ignore")  # of what sam3 imports
     body = BODIES[given.body]
-    for module in body.functions:
-        importlib.import_module(module)
     found = mutants_of(body)
     if given.only:
         found = [mutant for mutant in found if mutant.name.startswith(given.only)]

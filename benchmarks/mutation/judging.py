@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,7 @@ from benchmarks.mutation import tensors
 from benchmarks.mutation.bodies import Body
 from benchmarks.mutation.mutants import Mutant
 from benchmarks.mutation.source import put_in_place
-from verify.engine.check import HAZARD, PROCESSES, THREADS, Check
+from verify.engine.check import HAZARD, THREADS, Check
 from verify.engine.judge import Gate
 from verify.engine.launchers import PROCESS_WORLD_SIZES, Launchers
 from verify.engine.profile import PROFILES
@@ -61,14 +61,6 @@ class Judged:
     seconds: float | None = None
 
 
-def _concerning(body: Body) -> list[Check]:
-    return [
-        check
-        for check in registered().values()
-        if (check.group in body.groups or check.name in body.checks) and {THREADS, PROCESSES} & {*check.launchers}
-    ]
-
-
 class _Judge:
     """Judges a body by one check at a time."""
 
@@ -82,10 +74,10 @@ class _Judge:
 
 
 def baseline(body: Body) -> tuple[Timed, ...]:
-    """Judge the body as it is, by every check that concerns it."""
+    """Judge the body as it is, by every check of its groups."""
     judge = _Judge(body)
     timed = []
-    for check in _concerning(body):
+    for check in (check for check in registered().values() if check.group in body.groups):
         started = time.process_time()
         result = judge.result(check)
         reason = result.finding.message if result.finding else result.reason
@@ -93,37 +85,47 @@ def baseline(body: Body) -> tuple[Timed, ...]:
     return tuple(timed)
 
 
-def order(timed: Sequence[Timed], probes: Sequence[str] = ()) -> tuple[str, ...]:
-    """The checks that can kill: those that pass the unedited body. Requirements before hazards, the cheapest first.
+def checks_of(groups: Collection[str]) -> frozenset[str]:
+    """The names of all checks of some groups."""
+    return frozenset(check.name for check in registered().values() if check.group in groups)
 
-    ``probes`` go before all.
+
+def order(timed: Sequence[Timed], groups: Collection[str], first: Collection[str] = ()) -> tuple[str, ...]:
+    """The checks of some groups that can kill: those that the unedited body passes.
+
+    Requirements before hazards, the cheapest first; before all others those that are to be ``first``.
     """
-    passed = [one for one in timed if one.outcome == PASSED]
-    ordered = sorted(passed, key=lambda one: (one.check not in probes, one.kind == HAZARD, one.seconds))
+    wanted = checks_of(groups)
+    passed = [one for one in timed if one.outcome == PASSED and one.check in wanted]
+    ordered = sorted(passed, key=lambda one: (one.check not in first, one.kind == HAZARD, one.seconds))
     return tuple(one.check for one in ordered)
 
 
-def judge(body: Body, mutant: Mutant, names: Sequence[str], every_check: bool) -> Judged:
-    """Put a mutant in place in this process, and judge it by the checks of these names until one fails, or by all."""
+def judge(body: Body, mutant: Mutant, timed: Sequence[Timed], every_check: bool) -> Judged:
+    """Put a mutant in place in this process, and judge it by checks until one fails, or by all of them.
+
+    ``timed``: how the unedited body ended.
+    """
+    tensors.met = 0
     try:
         put_in_place(mutant.module, mutant.text)
     except BaseException as error:
         return Judged(DOES_NOT_RUN, message=f"{type(error).__name__}: {error}", seconds=time.process_time())
-    judge, checks, killers, message = _Judge(body), registered(), [], ""
-    probed = not mutant.edits_tensors
-    for name in names:
-        if not probed and name not in body.probes:
-            probed = True
-            if tensors.met == 0:
-                return Judged(NO_TENSOR, seconds=time.process_time())
-        if killers and checks[name].kind == HAZARD and not every_check:
+    region = body.region(mutant.module)
+    probes = region.probes if mutant.edits_tensors else ()
+    judge, checks, message = _Judge(body), registered(), ""
+    killers: list[str] = []
+    for name in order(timed, region.groups, probes):
+        if probes and name not in probes and tensors.met == 0:
+            return Judged(NO_TENSOR, seconds=time.process_time())
+        if killers and not every_check:
             break
         result = judge.result(checks[name])
         if result.outcome in FAILURES:
             killers.append(name)
             message = message or (result.finding.message if result.finding else result.reason)
-            if not every_check:
-                break
+    if mutant.edits_tensors and tensors.met == 0:
+        return Judged(NO_TENSOR, seconds=time.process_time())
     required = [name for name in killers if checks[name].kind != HAZARD]
     outcome = KILLED if required else HAZARDOUS if killers else SURVIVED
     return Judged(outcome, tuple(killers), message, time.process_time())

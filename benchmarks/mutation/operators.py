@@ -12,24 +12,25 @@ from typing import Any
 import cosmic_ray.plugins
 from cosmic_ray.operators.operator import Operator
 from parso.python.tree import Name
-from parso.tree import NodeOrLeaf
 
-Replacements = Callable[[Any], list[str]]
+#: A node or leaf of parso's, whose kinds have little in common.
+Node = Any
+Replacements = Callable[[Node], list[str]]
 #: They ask for names that are to be exchanged; ``exchanged_names`` finds its own.
 _WITH_ARGUMENTS = ("core/VariableReplacer", "core/VariableInserter")
 
 
-class TextOperator(Operator):  # type: ignore[misc]
+class TextOperator(Operator):
     """An operator of cosmic-ray's that puts texts in a node's place."""
 
     def __init__(self, replacements: Replacements) -> None:
         self._replacements = replacements
 
-    def mutation_positions(self, node: NodeOrLeaf) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    def mutation_positions(self, node: Node) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
         for _ in self._replacements(node):
             yield node.start_pos, node.end_pos
 
-    def mutate(self, node: NodeOrLeaf, index: int) -> NodeOrLeaf:
+    def mutate(self, node: Node, index: int) -> Node:
         return Name(self._replacements(node)[index], node.start_pos, node.get_first_leaf().prefix)
 
     @classmethod
@@ -56,11 +57,11 @@ def operators() -> tuple[Named, ...]:
     return (*theirs, *(Named(function.__name__, TextOperator(function)) for function in ours))
 
 
-def _code(node: NodeOrLeaf) -> str:
+def _code(node: Node) -> str:
     return str(node.get_code(include_prefix=False))
 
 
-def _function_of(node: NodeOrLeaf) -> Any:
+def _function_of(node: Node) -> Any:
     """The outermost function that a node lies in: all of what is edited lies in one."""
     found = None
     while node is not None:
@@ -70,14 +71,14 @@ def _function_of(node: NodeOrLeaf) -> Any:
     return found
 
 
-def _names(node: NodeOrLeaf) -> Iterator[Any]:
+def _names(node: Node) -> Iterator[Any]:
     if node.type == "name":
         yield node
     for child in getattr(node, "children", ()):
         yield from _names(child)
 
 
-def _defined_before(name: NodeOrLeaf) -> bool:
+def _defined_before(name: Node) -> bool:
     """Whether a function has a value under this name already, as an argument or by a statement before."""
     function = _function_of(name)
     return function is not None and any(
@@ -90,7 +91,7 @@ def _defined_before(name: NodeOrLeaf) -> bool:
 _DROPPED = ("atom_expr", "assert_stmt", "raise_stmt", "del_stmt")
 
 
-def dropped_statement(node: NodeOrLeaf) -> list[str]:
+def dropped_statement(node: Node) -> list[str]:
     """Leave out a statement: a call, an assertion, a change of what has a value already, an early return."""
     statement = node.parent
     if statement is None or statement.type != "simple_stmt" or node is not statement.children[0]:
@@ -104,7 +105,7 @@ def dropped_statement(node: NodeOrLeaf) -> list[str]:
     return ["pass"] if drops else []
 
 
-def _arguments(trailer: NodeOrLeaf) -> list[Any]:
+def _arguments(trailer: Node) -> list[Any]:
     """The arguments of a call, given the trailer with its brackets."""
     inside = trailer.children[1:-1]
     if not inside:
@@ -112,11 +113,11 @@ def _arguments(trailer: NodeOrLeaf) -> list[Any]:
     return list(inside[0].children[::2]) if inside[0].type == "arglist" else [inside[0]]
 
 
-def _is_call(trailer: NodeOrLeaf) -> bool:
+def _is_call(trailer: Node) -> bool:
     return trailer.type == "trailer" and trailer.children[0].value == "("
 
 
-def dropped_call(node: NodeOrLeaf) -> list[str]:
+def dropped_call(node: Node) -> list[str]:
     """Leave out a call: ``x.f(y)`` becomes ``x``, and ``f(x, y)`` becomes ``x``, or ``y``."""
     if node.type != "atom_expr" or node.parent.type == "simple_stmt":
         return []
@@ -135,7 +136,7 @@ def dropped_call(node: NodeOrLeaf) -> list[str]:
     return texts
 
 
-def exchanged_arguments(node: NodeOrLeaf) -> list[str]:
+def exchanged_arguments(node: Node) -> list[str]:
     """Exchange neighbours among the arguments of a call, or the values of two that are named."""
     if node.type != "arglist":
         return []
@@ -151,7 +152,7 @@ def exchanged_arguments(node: NodeOrLeaf) -> list[str]:
     return texts
 
 
-def _with(node: NodeOrLeaf, texts: dict[Any, str]) -> str:
+def _with(node: Node, texts: dict[Any, str]) -> str:
     """The code of a node with other texts in the place of nodes below it."""
 
     def written(part: Any, first: bool) -> str:
@@ -198,7 +199,7 @@ _WHOLE = (
 )
 
 
-def exchanged_names(node: NodeOrLeaf) -> list[str]:
+def exchanged_names(node: Node) -> list[str]:
     """Read another value of the same function: a chunk's end for its beginning, a rank for a frame."""
     function = _function_of(node) if node.type == "name" else None
     if function is None or node.is_definition():
@@ -214,7 +215,7 @@ def exchanged_names(node: NodeOrLeaf) -> list[str]:
     return [name for name in dict.fromkeys(others) if name in there and name != node.value]
 
 
-def _is_value_of_a_dictionary(node: NodeOrLeaf) -> bool:
+def _is_value_of_a_dictionary(node: Node) -> bool:
     siblings = node.parent.children
     at = siblings.index(node)
     return node.parent.type == "dictorsetmaker" and at > 0 and getattr(siblings[at - 1], "value", "") == ":"
@@ -224,7 +225,7 @@ def _is_value_of_a_dictionary(node: NodeOrLeaf) -> bool:
 _NO_TENSOR = ("number", "string", "strings", "keyword", "lambdef", "comparison", "not_test", "fstring")
 
 
-def _may_be_a_tensor(node: NodeOrLeaf) -> bool:
+def _may_be_a_tensor(node: Node) -> bool:
     """Whether a value is named, returned or put in a dictionary, and may hold a tensor."""
     parent = node.parent
     if parent is None or node.type in _NO_TENSOR or node.type == "operator":
@@ -236,12 +237,12 @@ def _may_be_a_tensor(node: NodeOrLeaf) -> bool:
     return named or with_type or returned or _is_value_of_a_dictionary(node)
 
 
-def detached_tensor(node: NodeOrLeaf) -> list[str]:
+def detached_tensor(node: Node) -> list[str]:
     """Stop the gradients of the tensors in a value: ``x`` becomes ``x.detach()``."""
     return [f"mutant_detached(({_code(node)}))"] if _may_be_a_tensor(node) else []
 
 
-def rounded_tensor(node: NodeOrLeaf) -> list[str]:
+def rounded_tensor(node: Node) -> list[str]:
     """Round the tensors in a value: ``x`` becomes ``x.bfloat16().to(x.dtype)``."""
     return [f"mutant_rounded(({_code(node)}))"] if _may_be_a_tensor(node) else []
 
