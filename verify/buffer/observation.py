@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from fixtures.ranks import Collective, Ranks, RanksFailed, Threads, during, progress
 from fixtures.synthetic.script import Script
@@ -134,6 +135,11 @@ def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[C
         return _visit_all(target, model, case, lambda visit: inputs(), [])
 
 
+def _scan_without_group(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
+    dist.destroy_process_group()  # of this rank's thread
+    return scripted_scan(rank, world_size, target, case)
+
+
 def observe_scripted(ranks: Ranks, target: Target, case: Scan) -> Seen:
     """Run a case with the scripted detector.
 
@@ -141,6 +147,11 @@ def observe_scripted(ranks: Ranks, target: Target, case: Scan) -> Seen:
         RanksFailed: when a rank fails, dies or hangs.
     """
     return _observe(ranks, scripted_scan, target, case)
+
+
+def observe_without_group(ranks: Ranks, target: Target, case: Scan) -> Seen:
+    """Run a case of a single rank, a thread, with the scripted detector and no process group; raises as above."""
+    return _observe(ranks, _scan_without_group, target, case)
 
 
 def observe_real(ranks: Ranks, target: Target, case: Scan) -> Seen:
