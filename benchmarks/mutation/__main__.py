@@ -15,9 +15,10 @@ import torch
 from benchmarks.mutation import report
 from benchmarks.mutation.bodies import BODIES, Body
 from benchmarks.mutation.forked import in_forks
-from benchmarks.mutation.judging import ENDED, TIMED_OUT, Judged, Timed, baseline, judge
+from benchmarks.mutation.judging import ENDED, NO_TENSOR, TIMED_OUT, Judged, Timed, baseline, judge
 from benchmarks.mutation.mutants import Mutant, functions_in, mutants
 from benchmarks.mutation.operators import operators
+from benchmarks.mutation.score import SEEN
 from benchmarks.mutation.source import text_of
 from verify.groups import registered
 
@@ -55,9 +56,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--only", metavar="MUTANT", help="judge the mutants whose names begin so")
     parser.add_argument("--sample", type=_count, metavar="N", help="judge so many, drawn at random")
     parser.add_argument("--seed", type=int, default=SEED, help="of what is drawn (default: %(default)s)")
+    parser.add_argument(
+        "--again", type=Path, metavar="FILE", help="judge those again that lived in what --json wrote; the dead stay so"
+    )
     parser.add_argument("--every-check", action="store_true", help="judge each by every check, not until one fails")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     given = parser.parse_args()
+    if given.again and (given.only or given.sample):
+        parser.error("--again judges what lived then: leave out --only and --sample")
     if given.json is not None and not given.json.parent.is_dir():
         parser.error(f"--json {given.json}: there is no folder {given.json.parent}")
     return given
@@ -100,23 +106,34 @@ def main() -> None:
             print(mutant.name, *(f"    {line}" for line in mutant.diff.splitlines()), sep="\n")
         print(f"{len(found)} mutants")
         return
+    try:
+        earlier = report.read(given.again, given.body, found) if given.again else None
+    except report.NoMeasurement as error:
+        raise SystemExit(f"--again {error}") from None
     registered()  # imports what the forks need
     started = time.monotonic()
     timed = _baseline(body, BASELINE_SECONDS)
-    chosen = random.Random(given.seed).sample(found, min(given.sample or len(found), len(found)))
-    seed = given.seed if len(chosen) < len(found) else None
     pairs: list[tuple[Mutant, Judged]] = []
-    measured = report.Measurement(given.body, len(found), seed, timed, (), given.every_check, 0.0)
-    for ended in in_forks(partial(_judged, body, timed, given.every_check), chosen, given.workers, given.seconds):
+    if earlier is not None:
+        seed = earlier.seed
+        pairs = [pair for pair in earlier.judged if pair[1].outcome in (*SEEN, NO_TENSOR)]
+        to_judge = [mutant for mutant, judged in earlier.judged if judged.outcome not in (*SEEN, NO_TENSOR)]
+    else:
+        to_judge = random.Random(given.seed).sample(found, min(given.sample or len(found), len(found)))
+        seed = given.seed if len(to_judge) < len(found) else None
+
+    def measured() -> report.Measurement:
+        seconds = time.monotonic() - started
+        return report.Measurement(given.body, len(found), seed, timed, tuple(pairs), given.every_check, seconds)
+
+    total = len(pairs) + len(to_judge)
+    for ended in in_forks(partial(_judged, body, timed, given.every_check), to_judge, given.workers, given.seconds):
         judged = ended.given or Judged(TIMED_OUT if ended.timed_out else ENDED)
         pairs.append((ended.asked, judged))
-        print(f"{len(pairs)}/{len(chosen)}  {judged.outcome:<16} {ended.asked.name}", file=sys.stderr, flush=True)
-        measured = report.Measurement(
-            given.body, len(found), seed, timed, tuple(pairs), given.every_check, time.monotonic() - started
-        )
+        print(f"{len(pairs)}/{total}  {judged.outcome:<16} {ended.asked.name}", file=sys.stderr, flush=True)
         if given.json:
-            report.write(measured, given.json)
-    print("\n".join(report.lines(measured)))
+            report.write(measured(), given.json)
+    print("\n".join(report.lines(measured())))
 
 
 if __name__ == "__main__":

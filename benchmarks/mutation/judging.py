@@ -18,6 +18,7 @@ from verify.engine.launchers import PROCESS_WORLD_SIZES, Launchers
 from verify.engine.profile import PROFILES
 from verify.engine.result import FAILURES, PASSED, Result
 from verify.groups import registered
+from verify.target.models import construction
 
 #: The gate's quick profile; whoever counts failures has no use for smaller ones.
 PROFILE = replace(PROFILES["quick"], shrink_seconds=0)
@@ -31,6 +32,8 @@ SURVIVED = "survived"
 #: The module cannot be imported.
 DOES_NOT_RUN = "does not run"
 TIMED_OUT = "timed out"
+#: The gate does not begin: the target's model cannot be built at toy width.
+REFUSED = "refused"
 #: The process ended by itself, which the gate's command reports as a failure.
 ENDED = "ended the process"
 #: An edit of tensors at a place that no tensor comes to.
@@ -111,6 +114,10 @@ def judge(body: Body, mutant: Mutant, timed: Sequence[Timed], every_check: bool)
         put_in_place(mutant.module, mutant.text)
     except BaseException as error:
         return Judged(DOES_NOT_RUN, message=f"{type(error).__name__}: {error}", seconds=time.process_time())
+    try:
+        construction(body.target, tracker=True)  # as the gate does before its checks
+    except BaseException as error:
+        return Judged(REFUSED, message=f"{type(error).__name__}: {error}", seconds=time.process_time())
     region = body.region(mutant.module)
     probes = region.probes if mutant.edits_tensors else ()
     judge, checks, message = _Judge(body), registered(), ""

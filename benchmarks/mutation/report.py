@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,40 @@ def as_json(measured: Measurement) -> dict[str, Any]:
 
 def write(measured: Measurement, path: Path) -> None:
     path.write_text(json.dumps(as_json(measured), indent=1) + "\n", encoding="utf-8")
+
+
+class NoMeasurement(Exception):
+    """A file holds no measurement of this body; the message says why."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What is taken from a measurement that was made before."""
+
+    seed: int | None
+    judged: tuple[tuple[Mutant, Judged], ...]
+
+
+def read(path: Path, body: str, mutants: Sequence[Mutant]) -> Earlier:
+    """Read what ``write`` wrote of a body that has these ``mutants`` now.
+
+    Raises:
+        NoMeasurement: where the file cannot be read, is of another body, or has a mutant that is none of ``mutants``.
+    """
+    by_name = {mutant.name: mutant for mutant in mutants}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["body"] != body:
+            raise NoMeasurement(f"{path} measured {data['body']}, not {body}")
+        ended = [
+            (by_name[one["name"]], Judged(one["outcome"], tuple(one["killers"]), one["message"], one["seconds"]))
+            for one in data["judged"]
+        ]
+        return Earlier(data["seed"], tuple(ended))
+    except OSError as error:
+        raise NoMeasurement(f"{path}: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise NoMeasurement(f"{path} holds no measurement of the code as it is now: {error}") from None
 
 
 def _share_of_kills(measured: Measurement) -> list[str]:

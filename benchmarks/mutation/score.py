@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
-from benchmarks.mutation.judging import DOES_NOT_RUN, ENDED, HAZARDOUS, KILLED, NO_TENSOR, SURVIVED, TIMED_OUT
+from benchmarks.mutation.judging import DOES_NOT_RUN, ENDED, HAZARDOUS, KILLED, NO_TENSOR, REFUSED, SURVIVED, TIMED_OUT
 
 #: All ways to end, as they are reported.
-OUTCOMES = (KILLED, ENDED, DOES_NOT_RUN, HAZARDOUS, TIMED_OUT, SURVIVED, NO_TENSOR)
-#: The gate fails: what does not run cannot be gated, and the gate's command reports a process that was ended.
-_SEEN = (KILLED, ENDED, DOES_NOT_RUN)
+OUTCOMES = (KILLED, REFUSED, ENDED, DOES_NOT_RUN, HAZARDOUS, TIMED_OUT, SURVIVED, NO_TENSOR)
+#: The gate does not pass: it refuses what cannot be imported or built, and reports a process that was ended.
+SEEN = (KILLED, REFUSED, ENDED, DOES_NOT_RUN)
 CONFIDENCE = 0.95
 
 
@@ -57,4 +57,4 @@ def score_of(outcomes: Iterable[str], with_those_that_do_not_run: bool = True) -
     del counted[NO_TENSOR]
     if not with_those_that_do_not_run:
         del counted[DOES_NOT_RUN]
-    return score(sum(counted[outcome] for outcome in _SEEN), sum(counted.values()))
+    return score(sum(counted[outcome] for outcome in SEEN), sum(counted.values()))

@@ -17,10 +17,10 @@ import torch
 from benchmarks.mutation import judging, tensors
 from benchmarks.mutation.bodies import BODIES
 from benchmarks.mutation.forked import Ended, in_forks
-from benchmarks.mutation.judging import DOES_NOT_RUN, KILLED, NO_TENSOR, SURVIVED, Timed, judge, order
+from benchmarks.mutation.judging import DOES_NOT_RUN, KILLED, NO_TENSOR, REFUSED, SURVIVED, Timed, judge, order
 from benchmarks.mutation.mutants import Mutant, NoSuchFunction, functions_in, mutants
 from benchmarks.mutation.operators import operators
-from benchmarks.mutation.report import Measurement, lines
+from benchmarks.mutation.report import Earlier, Measurement, NoMeasurement, lines, read, write
 from benchmarks.mutation.score import score, score_of
 from benchmarks.mutation.source import put_in_place, text_of
 from tests.commands import Run
@@ -166,8 +166,9 @@ SAVED = "frame_idx_to_save = frame_idx_begin + rank"
         (SAVED, "frame_idx_to_save = rank + frame_idx_begin", SURVIVED, ()),
         (SAVED, "frame_idx_to_save = = rank", DOES_NOT_RUN, ()),
         ("class Sam3ImageOnVideoMultiGPU(Sam3Image):", "class Sam3ImageOnVideoMultiGPU(Nothing):", DOES_NOT_RUN, ()),
+        ('self.rank = int(os.getenv("RANK", "0"))', 'self.rank = int("RANK")', REFUSED, ()),
     ],
-    ids=["reversed", "equal", "no syntax", "no import"],
+    ids=["reversed", "equal", "no syntax", "no import", "no model"],
 )
 def test_mutants_end_as_they_should(before: str, after: str, outcome: str, killers: tuple[str, ...]) -> None:
     ended = judged(in_sam3(before, after))
@@ -247,6 +248,7 @@ def test_impossible_scores_are_refused(killed: int, of: int) -> None:
 
 
 def test_neither_time_outs_nor_hazards_count_as_killed() -> None:
+    assert score_of([REFUSED]).killed == 1
     outcomes = [KILLED, judging.TIMED_OUT, judging.HAZARDOUS, SURVIVED, DOES_NOT_RUN, judging.ENDED, NO_TENSOR]
     assert (score_of(outcomes).killed, score_of(outcomes).mutants) == (3, 6)
     assert (score_of(outcomes, False).killed, score_of(outcomes, False).mutants) == (2, 5)
@@ -268,12 +270,28 @@ def test_the_table_says_what_alone_killed_and_shows_survivors() -> None:
     assert "other" not in text
 
 
+def test_a_measurement_is_read_as_it_was_written(tmp_path: Path) -> None:
+    mutant = Mutant("f:1:2:Operator", "module", "Operator", 1, "- old\n+ new", "text")
+    pairs = ((mutant, judging.Judged(KILLED, ("test_coverage",), "says", 1.5)),)
+    write(Measurement("chunked", 1, 7, TIMED, pairs, False, 1.0), tmp_path / "measured.json")
+    assert read(tmp_path / "measured.json", "chunked", [mutant]) == Earlier(7, pairs)
+    for body, mutants_now, says in (("data", [mutant], "measured chunked, not data"), ("chunked", [], "as it is now")):
+        with pytest.raises(NoMeasurement, match=says):
+            read(tmp_path / "measured.json", body, mutants_now)
+    with pytest.raises(NoMeasurement, match="No such file"):
+        read(tmp_path / "nothing.json", "chunked", [])
+    (tmp_path / "text.json").write_text("no JSON")
+    with pytest.raises(NoMeasurement, match="holds no measurement"):
+        read(tmp_path / "text.json", "chunked", [])
+
+
 @pytest.mark.xdist_group("commands")
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (("nothing",), "invalid choice: 'nothing'"),
-        (("chunked", "--only", "nothing"), "--only nothing: no mutant of chunked is called so"),
+        (("posted", "--only", "nothing"), "--only nothing: no mutant of posted is called so"),
+        (("chunked", "--again", "f.json", "--sample", "2"), "leave out --only and --sample"),
         (("chunked", "--sample", "0"), "0 is not above 0"),
         (("chunked", "--json", "/no/folder/f.json"), "there is no folder /no/folder"),
     ],
