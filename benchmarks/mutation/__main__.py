@@ -111,7 +111,7 @@ def main() -> None:
     except report.NoMeasurement as error:
         raise SystemExit(f"--again {error}") from None
     registered()  # imports what the forks need
-    started = time.monotonic()
+    started, commit = time.monotonic(), report.commit()
     timed = _baseline(body, BASELINE_SECONDS)
     pairs: list[tuple[Mutant, Judged]] = []
     if earlier is not None:
@@ -124,7 +124,7 @@ def main() -> None:
 
     def measured() -> report.Measurement:
         seconds = time.monotonic() - started
-        return report.Measurement(given.body, len(found), seed, timed, tuple(pairs), given.every_check, seconds)
+        return report.Measurement(given.body, commit, len(found), seed, timed, tuple(pairs), given.every_check, seconds)
 
     total = len(pairs) + len(to_judge)
     for ended in in_forks(partial(_judged, body, timed, given.every_check), to_judge, given.workers, given.seconds):

@@ -24,6 +24,8 @@ class Measurement:
     """A body's mutants, how each ended, and of how many they were drawn."""
 
     body: str
+    #: What was measured stands on it.
+    commit: str
     #: How many mutants the body has.
     all_mutants: int
     #: The seed of the sample; None where all were judged.
@@ -54,7 +56,7 @@ def as_json(measured: Measurement) -> dict[str, Any]:
     outcomes = [judged.outcome for _, judged in measured.judged]
     return {
         "body": measured.body,
-        "commit": commit(),
+        "commit": measured.commit,
         "mutants": measured.all_mutants,
         "seed": measured.seed,
         "every_check": measured.every_check,

@@ -261,7 +261,7 @@ def test_the_table_says_what_alone_killed_and_shows_survivors() -> None:
         (replace(mutant, name="other"), judging.Judged(KILLED, ("test_coverage",))),
         (replace(mutant, name="third"), judging.Judged(KILLED, ("test_coverage", "test_answers_at_all"))),
     )
-    text = "\n".join(lines(Measurement("chunked", 9, 4, TIMED, pairs, True, 1.0)))
+    text = "\n".join(lines(Measurement("chunked", "commit", 9, 4, TIMED, pairs, True, 1.0)))
     assert "3 of 9 mutants, a sample (seed 4)" in text
     assert "2 of 3 killed: 66.7%" in text
     assert "test_features_on_request (failed)" in text
@@ -273,7 +273,7 @@ def test_the_table_says_what_alone_killed_and_shows_survivors() -> None:
 def test_a_measurement_is_read_as_it_was_written(tmp_path: Path) -> None:
     mutant = Mutant("f:1:2:Operator", "module", "Operator", 1, "- old\n+ new", "text")
     pairs = ((mutant, judging.Judged(KILLED, ("test_coverage",), "says", 1.5)),)
-    write(Measurement("chunked", 1, 7, TIMED, pairs, False, 1.0), tmp_path / "measured.json")
+    write(Measurement("chunked", "commit", 1, 7, TIMED, pairs, False, 1.0), tmp_path / "measured.json")
     assert read(tmp_path / "measured.json", "chunked", [mutant]) == Earlier(7, pairs)
     for body, mutants_now, says in (("data", [mutant], "measured chunked, not data"), ("chunked", [], "as it is now")):
         with pytest.raises(NoMeasurement, match=says):
