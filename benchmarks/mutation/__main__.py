@@ -127,14 +127,23 @@ def main() -> None:
         return report.Measurement(given.body, commit, len(found), seed, timed, tuple(pairs), given.every_check, seconds)
 
     total = len(pairs) + len(to_judge)
-    for ended in in_forks(partial(_judged, body, timed, given.every_check), to_judge, given.workers, given.seconds):
-        judged = ended.given or Judged(TIMED_OUT if ended.timed_out else ENDED)
-        pairs.append((ended.asked, judged))
-        print(f"{len(pairs)}/{total}  {judged.outcome:<16} {ended.asked.name}", file=sys.stderr, flush=True)
+    try:
+        for ended in in_forks(partial(_judged, body, timed, given.every_check), to_judge, given.workers, given.seconds):
+            judged = ended.given or Judged(TIMED_OUT if ended.timed_out else ENDED)
+            pairs.append((ended.asked, judged))
+            print(f"{len(pairs)}/{total}  {judged.outcome:<16} {ended.asked.name}", file=sys.stderr, flush=True)
+            if given.json:
+                report.write(measured(), given.json)
+    except KeyboardInterrupt:
+        print("interrupted: what has been judged is a sample", file=sys.stderr)
+        seed = given.seed if seed is None else seed
         if given.json:
             report.write(measured(), given.json)
     print("\n".join(report.lines(measured())))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted before any mutant was judged") from None
