@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch.distributed import distributed_c10d as c10d
 from torch.nn.parallel import DistributedDataParallel
 
-from fixtures.ranks import RanksFailed, Threads
+from fixtures.ranks import NotCoveredByThreads, RanksFailed, Threads
 from tests.ranks.steps import (
     ASYNCHRONOUS,
     alive_and_slow,
@@ -228,9 +228,9 @@ def _monitored(rank: int, world_size: int, how: str) -> None:
 
 @pytest.mark.parametrize(("how", "named"), [("monitored_barrier", "monitored_barrier"), ("factor", "PREMUL_SUM")])
 def test_what_is_not_covered_says_so(how: str, named: str, threads: Threads) -> None:
-    with pytest.raises(RanksFailed, match=f"NotImplementedError: .*{named}") as failed:
+    with pytest.raises(RanksFailed, match=f"NotCoveredByThreads: .*{named}") as failed:
         threads.run(_monitored, 2, how)
-    assert all(isinstance(cause, NotImplementedError) for cause in failed.value.causes.values())
+    assert all(isinstance(cause, NotCoveredByThreads) for cause in failed.value.causes.values())
 
 
 @settings(deadline=None, max_examples=25, derandomize=True, database=None)

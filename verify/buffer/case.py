@@ -70,6 +70,10 @@ def several_ranks(world_sizes: WorldSizes) -> WorldSizes:
     return world_sizes.filter(lambda size: size > 1)
 
 
+def scans_of_one_rank(target: Target, world_sizes: WorldSizes) -> Scans:
+    return scans_without_nms(target, st.just(1))
+
+
 def why_no_nms(target: Target) -> str | None:
     reason = why_no_scripted_buffer(target)
     if reason is None and "run_nms" not in buffer_options(target):

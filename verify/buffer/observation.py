@@ -12,6 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import torch.distributed as dist
 
 from fixtures.ranks import Collective, Ranks, RanksFailed, Threads, during, progress
 from fixtures.synthetic.script import Script
@@ -136,6 +137,11 @@ def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[C
         return _visit_all(target, model, case, lambda visit: inputs(), [])
 
 
+def _scan_without_group(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
+    dist.destroy_process_group()  # of this rank's thread
+    return scripted_scan(rank, world_size, target, case)
+
+
 #: Observations remembered of each group of ranks: the cases that checks with the same draws share, and a few more.
 _MOST_KEPT = 32
 #: Of each group of ranks by itself: the ranks of a job all remember the same, whatever one of them runs on threads.
@@ -161,6 +167,11 @@ def observe_scripted(ranks: Ranks, target: Target, case: Scan) -> Seen:
     if isinstance(outcome, RanksFailed):
         raise outcome.with_traceback(None)
     return outcome
+
+
+def observe_without_group(ranks: Ranks, target: Target, case: Scan) -> Seen:
+    """Run a case of a single rank, a thread, with the scripted detector and no process group; raises as above."""
+    return _observe(ranks, _scan_without_group, target, case)
 
 
 def observe_real(ranks: Ranks, target: Target, case: Scan) -> Seen:

@@ -10,11 +10,12 @@ from verify.buffer.case import (
     any_scans,
     asynchronous_scans,
     scans_in_layouts,
+    scans_of_one_rank,
     scans_on_several_nodes,
     scans_without_gathering,
 )
 from verify.buffer.group import schedule_check
-from verify.buffer.observation import Observe, why_nothing_is_shared
+from verify.buffer.observation import Observe, observe_without_group, why_nothing_is_shared
 from verify.buffer.pictures import collectives_pictures, shows
 from verify.engine.check import THREADS
 from verify.target.naming import Target
@@ -158,3 +159,12 @@ def test_gathering_off(case: Scan, observe: Observe, target: Target) -> bool:
                     got=collective.describe(),
                 )
     return any(rank.collectives for rank in seen.ranks)
+
+
+@schedule_check(scans_of_one_rank, launchers=(THREADS,), observation=observe_without_group)
+def test_single_rank_without_group(case: Scan, observe: Observe, target: Target) -> None:
+    """On a single rank the buffer answers where no process group was made.
+
+    sam3's own predictor makes none on one GPU: a collective fails there, though in a group of one it goes unnoticed.
+    """
+    assert_own_detections(observe(case))

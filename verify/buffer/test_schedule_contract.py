@@ -75,6 +75,7 @@ def test_defaults_of_arguments(case: Scan, observe: Observe, target: Target) -> 
                 got=f"detected {_numbers(bare.detected)}; kept {frame_set(bare.resident)}",
                 case=case,
             )
+    assert_own_detections(given)  # most other scans ask for features
 
 
 def _numbers(detected: tuple[Detected, ...]) -> str:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from fixtures.ranks import RanksFailed
+from fixtures.ranks import NotCoveredByThreads, RanksFailed
 from fixtures.ranks.stacks import release_frames
 from verify.engine.check import THREADS, Case, Check, Target
 from verify.engine.finding import Finding, NotCovered, Violation, call_in, finding_of, replay_command
@@ -285,7 +285,7 @@ class _Trial:
         except RanksFailed as failure:
             for cause in failure.causes.values():
                 root = cause.__cause__ or cause
-                if isinstance(root, NotImplementedError):
+                if isinstance(root, NotCoveredByThreads):
                     raise NotCovered(f"the threads' process group does not offer this: {root}") from failure
             return violation_of(failure, _place_of_code(self.check, self.gate.target))
         except NotCovered:
