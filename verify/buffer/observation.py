@@ -19,6 +19,7 @@ from fixtures.synthetic.script import Script
 from fixtures.synthetic.scripted_detector import Detected
 from reference.oracle import detection
 from verify.engine.finding import call_in_words
+from verify.engine.remembered import remembered
 from verify.target.naming import Target
 from verify.video.call import call_buffer, frames_kept
 from verify.video.detector import DETECTIONS, is_batched
@@ -154,19 +155,15 @@ def observe_scripted(ranks: Ranks, target: Target, case: Scan) -> Seen:
     Raises:
         RanksFailed: when a rank fails, dies or hangs.
     """
-    kept, key = _kept.setdefault(ranks, OrderedDict()), (target, case)
-    if key not in kept:
+
+    def outcome() -> Seen | RanksFailed:
         try:
-            kept[key] = _observe(ranks, scripted_scan, target, case)
+            return _observe(ranks, scripted_scan, target, case)
         except RanksFailed as failure:
-            kept[key] = failure
-        while len(kept) > _MOST_KEPT:
-            kept.popitem(last=False)
-    kept.move_to_end(key)
-    outcome = kept[key]
-    if isinstance(outcome, RanksFailed):
-        raise outcome.with_traceback(None)
-    return outcome
+            return failure
+
+    seen: Seen = remembered(_kept.setdefault(ranks, OrderedDict()), (target, case), _MOST_KEPT, outcome)
+    return seen
 
 
 def observe_without_group(ranks: Ranks, target: Target, case: Scan) -> Seen:

@@ -14,6 +14,7 @@ from fixtures.ranks import Ranks, RanksFailed
 from verify.clips.case import Training
 from verify.engine.check import Observation
 from verify.engine.finding import NotCovered, Violation
+from verify.engine.remembered import remembered
 from verify.target.naming import Target
 
 #: Observations remembered: those of one profile *quick*, more or less.
@@ -28,20 +29,13 @@ def on_one_rank(function: OnRank) -> Observation:
     """Make an observation of a function, run on a single rank; its results and failures are remembered."""
 
     def observe(ranks: Ranks, target: Target, case: Training) -> Any:
-        key = (function.__name__, target, case)
-        if key not in _kept:
+        def outcome() -> Any:
             try:
-                outcome = ranks.run(function, 1, target, case)[0].value
+                return ranks.run(function, 1, target, case)[0].value
             except RanksFailed as failure:
                 cause = failure.causes.get(0)
-                outcome = cause if isinstance(cause, (Violation, NotCovered)) else failure
-            _kept[key] = outcome
-            while len(_kept) > _MOST_KEPT:
-                _kept.popitem(last=False)
-        _kept.move_to_end(key)
-        outcome = _kept[key]
-        if isinstance(outcome, Exception):
-            raise outcome.with_traceback(None)
-        return outcome
+                return cause if isinstance(cause, (Violation, NotCovered)) else failure
+
+        return remembered(_kept, (function.__name__, target, case), _MOST_KEPT, outcome)
 
     return observe

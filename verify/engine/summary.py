@@ -8,9 +8,9 @@ from verify.engine.check import HAZARD
 from verify.engine.report import Counts, Report
 from verify.engine.result import (
     BLOCKED,
-    FAILED,
     FAILURES,
     INHERITED,
+    MISSING,
     NOT_APPLICABLE,
     NOT_PROVIDED,
     OUTCOMES,
@@ -26,8 +26,8 @@ _NAMED = 3
 
 def summary(report: Report, counts: Counts, everything: bool = False) -> list[str]:
     """The report as lines of text; ``everything``: a line each check, and each finding whole."""
-    bad = [result for result in report.results if counts.bad(result) or result.outcome in FAILURES - {FAILED}]
-    bad = [result for result in bad if counts.judged(result)]
+    judged = [result for result in report.results if counts.judged(result)]
+    bad = [result for result in judged if counts.bad(result) or result.outcome == MISSING]
     lines = _table(report.results) if everything else _groups(report.results)
     shown = [result for result in report.results if result.finding and (everything or result in bad)]
     blocks = {cause.check: f"{len(cause.blocks)}: {_names(cause.blocks, everything)}" for cause in report.causes}
