@@ -16,8 +16,8 @@ def test_what_is_said_is_what_is_read(message: str, title: str) -> None:
     line = command("error", message, {"file": "a/b,c:d.py", "line": 3, "title": title})
     read = read_command(line)
     assert read is not None, line
-    expected = {"file": "a/b,c:d.py", "line": "3", "title": printable(title).strip(" ")}
-    stripped = {key: value.strip(" ") for key, value in read.properties.items()}
+    expected = {"file": "a/b,c:d.py", "line": "3", "title": printable(title).strip()}
+    stripped = {key: value.strip() for key, value in read.properties.items()}
     assert (read.name, read.message, stripped) == ("error", printable(message), expected), line
 
 
