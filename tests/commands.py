@@ -33,18 +33,22 @@ class Run(Protocol):
     def __call__(self, module: str, *arguments: str, **variables: str) -> Done: ...
 
 
+def run_within(seconds: float, module: str, *arguments: str, **variables: str) -> Done:
+    """Run ``python -m`` with a module; raises ``TimeoutError`` where it takes longer."""
+    command = [sys.executable, "-m", module, *arguments]
+    environment = {**os.environ, **variables}
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"python -m {module} took longer than {seconds} s") from None
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
 def run(module: str, *arguments: str, **variables: str) -> Done:
     """Run ``python -m`` with a module."""
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        env={**os.environ, **variables},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return run_within(SECONDS, module, *arguments, **variables)
 
 
 def torchrun(world_size: int, *arguments: str, **variables: str) -> Done:
