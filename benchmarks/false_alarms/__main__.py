@@ -22,7 +22,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs for each target")
     parser.add_argument("--first-seed", type=int, default=1, metavar="S", help="the seed of the first")
-    parser.add_argument("--target", default="", metavar="NAME", help="the targets whose names hold this")
+    parser.add_argument("--target", default="", metavar="NAME,...", help="the targets whose names hold one of these")
     parser.add_argument("--only", default="", metavar="GROUP,...", help="these groups alone")
     parser.add_argument("--profile", default="quick", help="how many cases a run draws")
     parser.add_argument("--launcher", default="", help="the gate's --launcher")
@@ -37,7 +37,7 @@ def _targets(options: argparse.Namespace) -> Iterator[tuple[Right, How]]:
     asked = options.only.split(",") if options.only else []
     for right in right_targets():
         only = tuple(group for group in right.groups if not asked or group in asked)
-        if options.target in right.name and only:
+        if only and any(part in right.name for part in options.target.split(",")):
             yield right, How(only, options.profile, options.launcher, options.workers)
 
 

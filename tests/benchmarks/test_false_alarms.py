@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.false_alarms import alarms_in, run
+from benchmarks.false_alarms.alarms import Alarm, How, Judged, alarms_in, judge, put_together
 from fixtures.forks.right import Right, right_targets
+from tests.commands import Done, Run, run_within
 from verify.groups import GROUPS
 
 
@@ -37,12 +38,43 @@ def test_hazards_count_for_the_corrected_recipe_alone() -> None:
     assert len(alarms_in("reference", 1, 1, hazard, "")) == 1
 
 
-def test_a_target_that_is_wrong_raises_alarms() -> None:
-    wrong = Right("wrong", ("--target", "fixtures.forks.buffer:ReversedGather", "--launcher", "threads"), ())
-    judged = run(wrong, 3, ("test_coverage", "test_share_of_work"), "quick", 0)
+@pytest.mark.xdist_group("commands")
+def test_a_target_that_is_wrong_raises_alarms(run_forked: Run) -> None:
+    wrong = Right("wrong", ("--target", "fixtures.forks.buffer:ReversedGather"), ())
+    judged = judge(run_forked, wrong, 3, How(("test_coverage", "test_share_of_work"), launcher="threads"))
     assert [(alarm.check, alarm.outcome) for alarm in judged.alarms] == [("test_coverage", "failed")]
     assert judged.cases >= 25
     assert "--case" in judged.alarms[0].replay
+
+
+@pytest.mark.parametrize("error", [TimeoutError("took longer than 3 s"), RuntimeError("was left before its end")])
+def test_a_run_without_an_end_is_an_alarm(error: Exception) -> None:
+    def run(module: str, *arguments: str, **variables: str) -> Done:
+        raise error
+
+    (alarm,) = judge(run, Right("mine", (), ()), 5, How(("schedule",))).alarms
+    assert (alarm.seed, alarm.outcome, alarm.message) == (5, "no end", str(error))
+
+
+def test_a_command_that_takes_longer_is_ended() -> None:
+    with pytest.raises(TimeoutError, match=r"python -m timeit took longer than 0\.5 s"):
+        run_within(0.5, "timeit", "-n1", "-r1", "import time; time.sleep(60)")
+
+
+@pytest.mark.xdist_group("commands")
+def test_the_order_of_checks_is_the_seeds(run_forked: Run) -> None:
+    orders = []
+    for seed in (1, 1, 2):
+        done = run_forked("pytest", __file__, "--collect-only", "-q", "-p", "benchmarks.shuffled", SHUFFLED=str(seed))
+        orders.append([line for line in done.out.splitlines() if "::" in line])
+    assert sorted(orders[0]) == sorted(orders[2])
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_runs_are_put_together() -> None:
+    alarm = Alarm("mine", 2, "test_x", "failed", "why", "")
+    judged = put_together([Judged("mine", 1, 2, 30, ()), Judged("mine", 1, 2, 31, (alarm,))])
+    assert judged == Judged("mine", 2, 4, 61, (alarm,))
 
 
 def test_every_target_is_named_once_and_has_groups() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 import pytest
+from sam3.model.sam3_image import Sam3ImageOnVideoMultiGPU
 
 from fixtures.forks.training import VARIANTS
 from verify.clips.case import Training
@@ -199,6 +200,23 @@ def test_a_forward_for_one_frame_is_not_provided(launchers: Launchers, check: st
     result = judge(launchers, "sam3", check, spec="")
     assert result.outcome == NOT_PROVIDED
     assert "takes a single one: assert num_frames == 1" in result.reason
+
+
+class FailsWithOneFrame(Sam3ImageOnVideoMultiGPU):
+    """A forward that takes a single frame, and fails there: it is no forward over several that was broken."""
+
+    def _run_segmentation_heads(self, **given: object) -> None:
+        raise KeyError("id_mapping")
+
+
+def test_a_forward_for_one_frame_that_fails_there_is_not_provided_and_said_to_fail(launchers: Launchers) -> None:
+    result = judge(launchers, "FailsWithOneFrame", "test_step_runs", spec=f"{__name__}:")
+    assert result.outcome == NOT_PROVIDED
+    assert re.search(
+        r"takes a single one: assert num_frames == 1 .*; and with a single one it fails: KeyError: 'id_mapping' "
+        rf"\({__file__}, line \d+\)",
+        result.reason,
+    )
 
 
 def test_what_rests_on_a_failing_step_is_blocked_by_it(launchers: Launchers) -> None:

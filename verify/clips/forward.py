@@ -17,6 +17,7 @@ from verify.clips.capture import captured_output
 from verify.clips.case import Training
 from verify.clips.run import model_of
 from verify.engine.place import Place, place_of_method
+from verify.engine.raised import frames_outside_torch
 from verify.target.models import construction
 from verify.target.naming import Target
 from verify.tensors.precision import computing_in
@@ -35,6 +36,12 @@ def _refused(model: nn.Module) -> str | None:
             if frames == 1 or (place.filename, place.name) != (own.co_filename, own.co_name):
                 return None
             refused = f"{place.line} ({place.filename}, line {place.lineno})"
+        except Exception as error:
+            if refused is None:
+                raise
+            inner = frames_outside_torch(error)[-1]
+            words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            refused += f"; and with a single one it fails: {words} ({inner.filename}, line {inner.lineno})"
     return refused
 
 
