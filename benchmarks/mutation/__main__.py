@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.forked import in_forks
 from benchmarks.mutation import report
 from benchmarks.mutation.bodies import BODIES, Body
-from benchmarks.mutation.forked import in_forks
 from benchmarks.mutation.judging import ENDED, NO_TENSOR, TIMED_OUT, Judged, Timed, baseline, judge
 from benchmarks.mutation.mutants import Mutant, functions_in, mutants
 from benchmarks.mutation.operators import operators

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.forked import Ended, in_forks
 from benchmarks.mutation import judging, tensors
 from benchmarks.mutation.bodies import BODIES
-from benchmarks.mutation.forked import Ended, in_forks
 from benchmarks.mutation.judging import DOES_NOT_RUN, KILLED, NO_TENSOR, REFUSED, SURVIVED, Timed, judge, order
 from benchmarks.mutation.mutants import Mutant, NoSuchFunction, functions_in, mutants
 from benchmarks.mutation.operators import operators

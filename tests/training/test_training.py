@@ -10,6 +10,7 @@ import pytest
 from sam3.model.sam3_image import Sam3ImageOnVideoMultiGPU
 
 from fixtures.forks.training import VARIANTS
+from fixtures.forks.training.bugs import BUGS, KEPT, STAGES, STEP
 from verify.clips.case import Training
 from verify.engine.check import HAZARD, THREADS
 from verify.engine.finding import Finding
@@ -23,110 +24,6 @@ from verify.target.naming import Target
 FORKS = "fixtures.forks.training:"
 #: The cases of the profile *quick*; a violation is found in them and not made smaller.
 DRAWN = Profile("drawn", examples=PROFILES["quick"].examples, process_examples=1, shrink_seconds=0)
-STEP = "test_step_runs"
-STAGES = "test_one_stage_per_frame"
-OUTPUTS = "test_training_outputs"
-INTERACTIVE = "test_interactive_evaluation"
-KEPT = "test_nothing_kept"
-AUTOCAST = "test_step_under_autocast"
-DROPOUT = "test_dropout_as_trained"
-
-#: Seeded bugs: the class, the check that must catch it, and what its finding says.
-BUGS = [
-    ("CrashesLater", STEP, r"does not run: the forward failed at frame 1: AttributeError.*outputs\.py, line \d+"),
-    (
-        "ForInferenceOnly",
-        STEP,
-        r"Expected grad to be disabled.*gradients\.py, line \d+, in .*\); the layer runs a kernel",
-    ),
-    ("WrongFrame", STAGES, r"stage 0 holds the outputs of frame 1"),
-    ("RepeatedFrame", STAGES, r"stage 1 holds the outputs of frame 0"),
-    ("LostLastFrame", STAGES, r"1 stages came back for a clip of 2 frames: frame 1 is missing"),
-    ("MissingStage", STAGES, r"stages came back for a clip of \d frames: frame 1 is missing"),
-    ("ReversedStages", STAGES, r"stage 0 holds the outputs of frame \d"),
-    ("PlainList", STAGES, r"returns a list, where sam3's loss and trainer take a SAM3Output"),
-    ("OtherIteration", STAGES, r"gives a list a stage, where the trainer takes"),
-    ("CutClips", "test_any_clip_length", r"8 stages came back for a clip of \d+ frames: frame 8.* missing"),
-    ("CrashesLater", OUTPUTS, r"the forward failed at frame 1: AttributeError.*no_such_field"),
-    ("PromptsOfAnotherFrame", OUTPUTS, r"frame \d's outputs are not those of sam3's one-frame forward"),
-    ("TargetsOfAnotherFrame", OUTPUTS, r"frame \d's outputs are not those(.|\n)*indices"),
-    ("ReusedMatching", OUTPUTS, r"frame 1's outputs are not those(.|\n)*indices"),
-    ("TextOfFirstQuery", OUTPUTS, r"frame \d's outputs are not those"),
-    ("TextsOfFirstFrame", OUTPUTS, r"frame 1's outputs are not those"),
-    ("IgnoredPadding", OUTPUTS, r"frame \d's outputs are not those"),
-    ("NoAuxiliaryOutputs", OUTPUTS, r"frame 0's outputs lack aux_outputs\[0\]"),
-    ("FirstFrameInEvaluation", "test_evaluation_outputs", r"stage 1 holds the outputs of frame 0"),
-    ("NoBoxesInEvaluation", "test_evaluation_outputs", r"in evaluation frame \d's outputs are not those"),
-    ("FrameNumberForImage", "test_two_clips_in_a_batch", r"in a batch of two clips frame 0's outputs"),
-    ("StageNumberForImage", "test_permuted_frames", r"in the order .* stage 0 is not what that frame gives"),
-    ("ChangedFeatures", "test_permuted_frames", r"in the order .* stage \d is not what that frame gives"),
-    (
-        "DetachedFeatures",
-        "test_every_frame_contributes",
-        r"no gradient of stage 0's .* the image of frame 0",
-    ),
-    ("GradientFromLastFrame", "test_every_frame_contributes", r"no gradient of stage 0's outputs"),
-    ("DetachedText", "test_same_parameters_trained", r"parameters of backbone.language_backbone get no gradient"),
-    (
-        "WeakenedGradient",
-        "test_clip_gradients",
-        r"gradients of \d+ of \d+ parameters are not those of the",
-    ),
-    ("LeakingFeatures", "test_no_frame_leaks", r"stage \d's outputs depend on the image of frame \d"),
-    ("LeakingGradient", "test_no_frame_leaks", r"stage 0's outputs depend on the image of frame 1"),
-    (
-        "ReusedMatching",
-        "test_clip_loss",
-        r"the loss of the clip is not that of its frames|cannot be",
-    ),
-    ("IgnoredBoxes", "test_box_prompts", r"another box in the prompt of query \d in frame \d changes nothing"),
-    ("IgnoredLabels", "test_box_prompts", r"another label in the prompt of query \d in frame \d changes nothing"),
-    ("BoxesOfFirstQuery", "test_box_prompts", r"another box in the prompt of query \d in frame \d changes"),
-    ("UncheckedTargets", "test_missing_targets", r"fails with an error that does not say so"),
-    ("SkippedTargets", "test_missing_targets", r"training without the targets of frame \d .* says nothing"),
-    ("IgnoredSteps", INTERACTIVE, r"as the model is built, leaves steps out"),
-    ("UncheckedSampler", INTERACTIVE, r"fails far from the cause: AttributeError"),
-    ("StepsWithoutPrompts", INTERACTIVE, r"after an interactive step frame 0's outputs are not those"),
-    ("NoMatchingInEvaluation", "test_validation_loss", r"the loss cannot be computed .* KeyError: 'indices'"),
-    ("OneMatchingInEvaluation", "test_validation_loss", r"the validation loss of the clip is not that of its frames"),
-    ("EncodesTwice", "test_encoded_once", r"the image backbone encoded frame 1 twice: 2, 1 images in calls 1-2"),
-    ("EncodesForEachFrame", "test_encoded_once", r"the image backbone encoded frames 0, 1 three times: 2, 2, 2 images"),
-    ("EncodesForEachFrame", "test_peak_memory", r"memory grows faster than the number of frames"),
-    (
-        "HalfPrecision",
-        "test_training_precision",
-        r"half precision on the way .* bfloat16 at .*training/cost\.py, line \d+",
-    ),
-    ("KeepsFeatures", KEPT, r"after another clip was trained on|the backward pass failed|still in memory"),
-    ("KeepsOutputs", KEPT, r"tensors of a call's outputs are still in memory after the step"),
-    ("KeepsHistory", KEPT, r"memory grows from step to step|still in memory"),
-    ("CountsCalls", KEPT, r"frame 0's outputs are others after another clip was trained on"),
-    ("ConsumesTexts", "test_batch_unchanged", r"batch.find_text_batch had \d entries and has 0"),
-    ("ScalesBoxes", "test_batch_unchanged", r"batch.find_inputs\[0\].input_boxes holds other values"),
-    ("UnseededNoise", "test_same_seed_same_result", r"run again under the same seed, frame 0 gives other outputs"),
-    ("UnseededGradient", "test_same_seed_same_result", r"a training step gives other gradients of \d+ parameters"),
-    (
-        "CheckpointsLate",
-        "test_activation_checkpointing",
-        r"use_act_checkpoint_loop.* on, the gradient of",
-    ),
-    (
-        "MultipliesByHand",
-        AUTOCAST,
-        r"a training step under autocast to bfloat16 does not run: the forward failed at frame 0: RuntimeError: "
-        r"expected scalar type BFloat16 but found Float \(.*precision\.py, line \d+, in detect\); what autocast has",
-    ),
-    ("KeepsCastWeights", AUTOCAST, r"2 parameters of dot_prod_scoring\.prompt_proj get no gradient, and do in full"),
-    ("ScalesInHalf", AUTOCAST, r"the forward failed at frame 0.* the matcher was given what is no number: something"),
-    ("ScalesGradientInHalf", AUTOCAST, r"the gradients of \d+ parameters of .*backbone.* are not finite"),
-    ("ScalesDownForGood", AUTOCAST, r"the loss under autocast to bfloat16 is further .* than rounding explains"),
-    ("DropsByTheClock", DROPOUT, r"run again under the same seed gives another loss"),
-    ("ForgetsRandomState", DROPOUT, r"does not keep the state that it was computed with\) gives other gradients"),
-    ("ForgetsRandomStateWhereTold", DROPOUT, r"use_act_checkpoint_loop.* on gives other gradients"),
-    ("DropsInEvaluation", DROPOUT, r"in evaluation frame 0's outputs depend on the seed"),
-    ("Prints", "test_quiet", r"the forward prints: 2 frames"),
-    ("SteppedLoop", "test_loss_scale", r"the loss of a clip of 2 equal frames is 2 times that of one frame"),
-]
 
 #: Loops that conform, and whether they are judged by all checks, or by those that look at what they do otherwise.
 CONFORMING = {

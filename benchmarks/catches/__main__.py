@@ -1,0 +1,74 @@
+"""The command: python -m benchmarks.catches."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.catches.judging import Caught, judge, judge_alone, needs_processes
+from benchmarks.catches.table import lines, uncaught
+from benchmarks.forked import in_forks
+from fixtures.forks.wrong import Wrong, wrong_targets
+from verify.engine.launchers import Launchers
+from verify.groups import PRELOADED, registered
+
+#: The longest that a bug may take.
+SECONDS = 900.0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.catches", description="Which check catches which seeded bug?"
+    )
+    parser.add_argument("--bugs", default="", metavar="NAME,...", help="the bugs whose names hold one of these")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="bugs judged at once")
+    parser.add_argument("--examples", type=int, default=25, metavar="N", help="cases that a check draws")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every outcome as JSON")
+    return parser.parse_args()
+
+
+def _wanted(options: argparse.Namespace) -> list[Wrong]:
+    return [bug for bug in wrong_targets() if any(part in bug.name for part in options.bugs.split(","))]
+
+
+def main() -> int:
+    options = _options()
+    wanted = _wanted(options)
+    if not wanted:
+        raise SystemExit(f"--bugs {options.bugs}: no seeded bug is called so: fixtures/forks/wrong.py names them")
+    torch.set_num_threads(1)  # a fork has none of the threads of a library
+    warnings.simplefilter("ignore")  # of what sam3 imports
+    registered()  # imports what the forks need
+    every: list[Caught] = []
+
+    def tell(caught: Caught) -> None:
+        every.append(caught)
+        print(
+            f"{len(every)}/{len(wanted)}  {caught.bug}: {', '.join(caught.by) or 'none'}", file=sys.stderr, flush=True
+        )
+        if options.json:
+            options.json.write_text(json.dumps([asdict(one) for one in every], indent=1))
+
+    alone = [bug for bug in wanted if not needs_processes(bug)]
+    for ended in in_forks(partial(judge_alone, options.examples), alone, options.workers, SECONDS):
+        tell(ended.given or Caught(ended.asked.name, ended.asked.check, {}, SECONDS))
+    launchers = Launchers(preload=PRELOADED)
+    try:
+        for bug in wanted:
+            if needs_processes(bug):
+                tell(judge(launchers, options.examples, bug))
+    finally:
+        launchers.close()
+    print("\n".join(lines(every, list(registered().values()))))
+    return 1 if uncaught(every) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

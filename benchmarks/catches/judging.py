@@ -1,0 +1,75 @@
+"""Judging one seeded bug by every check of its groups."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from fixtures.forks.data.configured import write_configuration
+from fixtures.forks.wrong import Wrong
+from verify.engine.check import THREADS, Check
+from verify.engine.judge import Gate
+from verify.engine.launchers import Launchers
+from verify.engine.profile import PROFILES
+from verify.engine.result import FAILURES
+from verify.groups import registered
+from verify.target.naming import Target
+
+#: A parity check is made on threads, as if it were about their process group: the arithmetic is the same.
+_PARITY = "parity"
+
+
+@dataclass(frozen=True)
+class Caught:
+    """A bug, and how the checks of its groups ended on it."""
+
+    bug: str
+    #: The check that it is for.
+    check: str
+    #: The outcome by check.
+    outcomes: dict[str, str]
+    seconds: float
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        """The checks that fail on it."""
+        return tuple(check for check, outcome in self.outcomes.items() if outcome in FAILURES)
+
+
+def checks_for(bug: Wrong) -> list[Check]:
+    """All checks of a bug's groups."""
+    checks = registered()
+    groups = bug.groups or (checks[bug.check].group,)
+    return [check for check in checks.values() if check.group in groups]
+
+
+def needs_processes(bug: Wrong) -> bool:
+    """Whether the checks of a bug's groups are made on processes alone."""
+    return not any(THREADS in check.launchers or check.group == _PARITY for check in checks_for(bug))
+
+
+def judge(launchers: Launchers, examples: int, bug: Wrong) -> Caught:
+    """Judge a bug by every check of its groups, on two to eight ranks on threads, or on two processes."""
+    torch.set_num_threads(1)  # at toy width threads wait for each other longer than they work
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        options = dict(bug.options)
+        if bug.configured is not None:
+            options["config"] = str(write_configuration(Path(folder) / "fork.yaml", bug.configured))
+        profile = replace(PROFILES["quick"], examples=examples, shrink_seconds=0)
+        gate = Gate(Target(**options), launchers, profile, process_world_sizes=(2,), bases=registered())
+        processes = needs_processes(bug)
+        outcomes = {
+            check.name: gate.judge(check, check.launchers[0] if processes else THREADS).outcome
+            for check in checks_for(bug)
+        }
+    return Caught(bug.name, bug.check, outcomes, time.monotonic() - started)
+
+
+def judge_alone(examples: int, bug: Wrong) -> Caught:
+    """Judge a bug by checks on threads, in a process that judges nothing else."""
+    return judge(Launchers(), examples, bug)
