@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from verify.configuration.configured import place_of_configuration
 from verify.engine.check import PROCESSES, check
 from verify.engine.finding import NotCovered, Violation
 from verify.target.naming import Target
+from verify.trainer.asked import clipping_norm, has_schedules
 from verify.trainer.case import Run, run_from_json, why_no_trainer
 from verify.trainer.observation import Agreement, Both, on_ranks, train_alone, train_once, train_twice
 from verify.trainer.pictures import learning_pictures, resumed_pictures, shows
@@ -60,6 +62,10 @@ def _overfit(target: Target, world_sizes: WorldSizes) -> Cases:
 def _broken_off(target: Target, world_sizes: WorldSizes) -> Cases:
     sizes = world_sizes.filter(lambda size: 2 * size <= MAX_VIDEOS)
     return sizes.map(lambda size: Run(size, videos=2 * size, frames=2, epochs=2, batch=size, decays=True, amp=True))
+
+
+def _decaying(target: Target, world_sizes: WorldSizes) -> Cases:
+    return _as_configured(target, world_sizes).map(partial(replace, frames=2, decays=True))
 
 
 def _steps(steps: Sequence[Step], others: Sequence[Step]) -> list[list[object]]:
@@ -123,6 +129,58 @@ def _assert_epoch(case: Run, epoch: int, steps: Sequence[Sequence[Step]]) -> Non
             )
     if missing := sorted(set(range(case.videos)) - {video for video, _ in owner}):
         raise Violation(f"epoch {epoch} leaves out video {missing[0]}", expected=f"all of {case.videos} videos")
+
+
+@trainer_check(_decaying, on_ranks(train_once))
+def test_trainer_steps(case: Run, observe: Callable[[Run], list[Trained]], target: Target) -> None:
+    """Each step trains in training mode, by its own loss's gradient alone, and moves every parameter that has one.
+
+    In evaluation mode, dropout is off and sam3's model takes another way. Where the gradients of the step before are
+    left, each step is one by all losses so far. A gradient that is lost on the way to the optimizer trains nothing:
+    what is frozen on purpose has ``requires_grad`` off, or no learning rate. Where the configuration says so, the
+    learning rate falls, and the norm of the gradients stays below the one that they are clipped to.
+    """
+    limit = clipping_norm(target)
+    for rank, run in enumerate(observe(case)):
+        for number, step in enumerate(run.steps):
+            where: dict[str, Any] = {"rank": rank, "call": number}
+            if not step.training:
+                raise Violation(f"step {number} trains the model in evaluation mode", got="training = False", **where)
+            if step.stale:
+                raise Violation(
+                    f"step {number} adds its gradient to what is left of the step before, in {_some(step.stale)}",
+                    tensor=f"{step.stale[0]}.grad",
+                    expected="none, or zeros, before the backward pass",
+                    **where,
+                )
+            if limit is not None and step.norm is not None and not step.norm <= limit * (1 + SAME):
+                raise Violation(
+                    f"step {number} is made with gradients of norm {step.norm:.4g}, though they are to be clipped",
+                    expected=f"at most {limit:g}, as gradient_clip says",
+                    got=f"{step.norm:.6g}",
+                    **where,
+                )
+        if run.unused:
+            raise Violation(
+                f"nothing comes of the gradient of {_some(run.unused)}",
+                rank=rank,
+                tensor=run.unused[0],
+                expected="an update, in one of the steps",
+                got="the same values after all of them",
+            )
+        rates = [step.learning_rate for step in run.steps if step.learning_rate is not None]
+        if has_schedules(target) and len(rates) > 1 and not rates[-1] < rates[0]:
+            raise Violation(
+                f"the learning rate does not follow its schedule: in step {len(rates) - 1} it is {rates[-1]:g}",
+                rank=rank,
+                call=len(rates) - 1,
+                expected=f"below {rates[0]:g}, that of the first step: it is to halve in the course of training",
+                got=", ".join(f"{rate:g}" for rate in rates),
+            )
+
+
+def _some(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} parameters more"
 
 
 @trainer_check(_overfit, on_ranks(train_once), pictures=learning_pictures(LEARNED), shows=shows)
