@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -382,6 +383,20 @@ def alive_and_slow(rank: int, world_size: int, seconds: float) -> int:
     while time.monotonic() < end:
         time.sleep(0.05)
         progress()
+    return rank
+
+
+def sleeps_with_its_watcher(rank: int, world_size: int, watcher: int, seconds: float) -> int:
+    """Stop this process and its watcher, as a machine that is paused does; they go on after ``seconds``."""
+    if rank == 0:
+        time.sleep(0.5)  # until the watcher has looked
+        stopped = sorted({watcher, os.getpid()})
+        wakes = subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {' '.join(map(str, stopped))}"])
+        for process in stopped:
+            os.kill(process, signal.SIGSTOP)
+        time.sleep(0.5)  # awake, and not yet done
+        wakes.wait()
+    dist.barrier()
     return rank
 
 

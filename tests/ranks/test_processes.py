@@ -33,6 +33,7 @@ from tests.ranks.steps import (
     process_id,
     result_of,
     results_of,
+    sleeps_with_its_watcher,
 )
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -200,6 +201,11 @@ def test_a_rank_that_sleeps_is_given_up_within_twenty_seconds() -> None:
         ranks.run(fail, 2, "sleep")
     assert time.monotonic() - start < 20
     ranks.close()
+
+
+def test_ranks_that_slept_with_their_watcher_are_not_accused(processes: Processes) -> None:
+    results = processes.run(sleeps_with_its_watcher, 2, os.getpid(), 4.0)
+    assert [result.value for result in results] == [0, 1]
 
 
 def test_every_exception_is_told(processes: Processes) -> None:

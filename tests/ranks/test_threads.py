@@ -32,6 +32,7 @@ from tests.ranks.steps import (
     go_round,
     leaves_something_in_flight,
     own,
+    sleeps_with_its_watcher,
 )
 
 
@@ -201,6 +202,13 @@ def test_functional_collectives_are_poison_until_waited_on(threads: Threads) -> 
         assert early.isnan().all()
         assert torch.equal(gathered, torch.cat([own(0, 2, 3), own(1, 2, 3)]))
         assert torch.equal(total, own(0, 2) + own(1, 2))
+
+
+def test_ranks_that_slept_with_their_watcher_are_not_accused() -> None:
+    threads = Threads(patience=2)
+    results = threads.run(sleeps_with_its_watcher, 2, os.getpid(), 4.0)
+    threads.close()
+    assert [result.value for result in results] == [0, 1]
 
 
 def _step_in_parallel(rank: int, world_size: int) -> torch.Tensor:
