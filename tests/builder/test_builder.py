@@ -27,7 +27,7 @@ SEEDED = Profile("seeded", examples=25, process_examples=3, shrink_seconds=0.0)
 CHECKS = [name for name, check in registered().items() if check.group == "builder"]
 #: What the posted recipe's builder does wrong.
 POSTED = {
-    "test_autocast_with_predictor": "building a model with an interactive predictor changes torch's autocast",
+    "test_autocast_with_predictor": "building a model with an interactive predictor changes what torch keeps",
     "test_initialised": r"never initialised.*positional_embedding.*text_projection",
 }
 

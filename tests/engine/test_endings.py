@@ -59,6 +59,8 @@ def _assert_names_the_case(check: dict[str, Any], target: str, says: str) -> Non
         ("Interrupts", "raised KeyboardInterrupt"),
         ("RunsOutOfMemory", "frame 1: MemoryError"),
         ("ReplacesSignals", "ValueError: signal only works in main thread"),
+        ("LeavesAutocastOpen", "rank 0 raised TorchChanged: .*: contexts of autocast that are open: 0 before"),
+        ("ChangesTheDefaultType", r"TorchChanged: .*: the type of new tensors: torch\.float32 before, torch\.float64"),
         ("ClosesStdout", "the target closed file descriptor 1, a standard stream of the process"),
         ("ClosesStreams", r"the target closed sys\.stdout and closed sys\.stderr"),
         ("EmptiesModules", r"the target took \d+ modules from sys\.modules"),

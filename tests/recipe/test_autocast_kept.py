@@ -8,7 +8,7 @@ import pytest
 import torch
 from sam3 import model_builder as parts
 
-from fixtures.toy.autocast_state import autocast_state, differences, restore
+from fixtures.torch_state import differences, restore, torch_state
 from fixtures.toy.cpu import sam3_on_cpu
 from fixtures.toy.shrink import toy_width
 from reference.recipe.autocast_kept import autocast_kept
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:CUDA is not available or torch_x
 
 @pytest.fixture(autouse=True)
 def _as_before() -> Iterator[None]:
-    before = autocast_state()
+    before = torch_state()
     yield
     restore(before)
 
@@ -29,23 +29,23 @@ def make_predictor() -> None:
 
 
 def test_sam3_opens_autocast_for_good() -> None:
-    before = autocast_state()
+    before = torch_state()
     make_predictor()
-    assert autocast_state().open == before.open + 1
+    assert torch_state().open == before.open + 1
 
 
 def test_nothing_is_left_of_that() -> None:
-    before = autocast_state()
+    before = torch_state()
     with autocast_kept():
         make_predictor()
-    assert autocast_state() == before
+    assert torch_state() == before
 
 
 def test_nothing_is_left_where_making_it_fails() -> None:
-    before = autocast_state()
+    before = torch_state()
     with pytest.raises(ValueError, match="no"):
         _fail_in_the_middle()
-    assert autocast_state() == before
+    assert torch_state() == before
 
 
 @autocast_kept()
@@ -75,11 +75,15 @@ def test_with_a_context_left_open_training_goes_on_with_old_weights() -> None:
 
 
 def test_every_difference_is_told() -> None:
-    before = autocast_state()
+    before = torch_state()
     torch.autocast("cpu", torch.bfloat16, cache_enabled=False).__enter__()
     torch.set_autocast_dtype("cpu", torch.float16)
-    told = " ".join(differences(before, autocast_state()))
-    for said in ("contexts that are open: 0", "cpu: off before, on after", "torch.float16 after", "copies of weights"):
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.float64)
+    told = " ".join(differences(before, torch_state()))
+    for said in ("contexts of autocast that are open: 0", "cpu: off before, on after", "torch.float16 after"):
+        assert said in told
+    for said in ("copies of weights", "gradients: on before, off after", "torch.float32 before, torch.float64 after"):
         assert said in told
     restore(before)
-    assert differences(before, autocast_state()) == ()
+    assert differences(before, torch_state()) == ()

@@ -44,17 +44,17 @@ def build_model(target: Target, case: Build, seed: int = 0, **arguments: Any) ->
     return construct(target, case, seed, **arguments).model
 
 
-def _autocast_changed(rank: int, world_size: int, target: Target, case: Build) -> tuple[str, ...]:
-    return construct(target, case).autocast_changed
+def _torch_changed(rank: int, world_size: int, target: Target, case: Build) -> tuple[str, ...]:
+    return construct(target, case).torch_changed
 
 
-def observe_autocast(ranks: Ranks, target: Target, case: Build) -> tuple[str, ...]:
-    """Build for training; gives what of torch's autocast is another afterwards, in words.
+def observe_torch_state(ranks: Ranks, target: Target, case: Build) -> tuple[str, ...]:
+    """Build for training; gives what torch keeps that is another afterwards, in words.
 
     Raises:
         RanksFailed: when the builder fails.
     """
-    changed: tuple[str, ...] = on_rank_zero(ranks, _autocast_changed, target, case)
+    changed: tuple[str, ...] = on_rank_zero(ranks, _torch_changed, target, case)
     return changed
 
 

@@ -24,11 +24,11 @@ from verify.builder.observation import (
     FRAMES,
     MATCHER,
     Matcher,
-    observe_autocast,
     observe_clip,
     observe_gradients_off,
     observe_matcher,
     observe_modes,
+    observe_torch_state,
 )
 from verify.engine.check import HAZARD, THREADS, check
 from verify.engine.finding import Violation
@@ -255,24 +255,24 @@ def test_gradients_on(
 def _assert_left_alone(changed: tuple[str, ...], how: str) -> None:
     if changed:
         raise Violation(
-            f"building {how} changes torch's autocast for the whole process",
-            tensor="autocast",
+            f"building {how} changes what torch keeps for the whole process",
             expected="what it was before",
             got="; ".join(changed),
         )
 
 
-@builder_check(_with_and_without, observe_autocast)
+@builder_check(_with_and_without, observe_torch_state)
 def test_autocast_left_alone(case: Build, observe: Callable[[Build], tuple[str, ...]], target: Target) -> None:
     """Building a model leaves torch's autocast as it was: off or on, its precision, and no context left open.
 
     A context that is opened and never closed puts all that follows under it. Training under AMP then computes with
-    old weights: autocast keeps the copies that it casts until the outermost context ends, which is never.
+    old weights: autocast keeps the copies that it casts until the outermost context ends, which is never. So too
+    gradients that stay off, and another default type of new tensors.
     """
     _assert_left_alone(observe(case), "a model for training")
 
 
-@builder_check(_interactive, observe_autocast, kind=HAZARD)
+@builder_check(_interactive, observe_torch_state, kind=HAZARD)
 def test_autocast_with_predictor(case: Build, observe: Callable[[Build], tuple[str, ...]], target: Target) -> None:
     """Building a model with sam3's interactive predictor leaves torch's autocast as it was.
 
