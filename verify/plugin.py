@@ -7,6 +7,7 @@ reports; and the ranks of torchrun, where all of them judge together and rank 0 
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import shutil
 import sys
@@ -328,6 +329,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=dropped)
     # Threads first, while the server of processes imports; groups in their order, as in the report.
     items[:] = sorted(kept, key=_order)
+    # Imports have left millions of objects that stay: each collection while checks are made would look through them.
+    gc.collect()
+    gc.freeze()
     if gate.account is not None and all(map(_check_of, items)):
         gate.account.alone()
     reports_only = bool(getattr(config.option, "numprocesses", None))  # xdist's controller judges nothing
