@@ -277,6 +277,28 @@ def test_no_rank_survives_close(processes: Processes) -> None:
     ranks.close()
 
 
+PREPARED = """
+import sys, time
+sys.path[:0] = [{root!r}, {folder!r}]
+from fixtures.ranks import Processes
+
+if __name__ == "__main__":
+    ranks = Processes(preload=["sleeps"])
+    ranks.prepare()
+    start = time.monotonic()
+    ranks.close()
+    print(time.monotonic() - start)
+"""
+
+
+def test_closing_does_not_wait_for_what_the_server_imports(tmp_path: Path) -> None:
+    (tmp_path / "sleeps.py").write_text("import time\ntime.sleep(20)\n")
+    script = tmp_path / "prepares.py"
+    script.write_text(PREPARED.format(root=str(ROOT), folder=str(tmp_path)))
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 2
+
+
 SCRIPT = """
 import os, sys, time
 sys.path.insert(0, {root!r})
