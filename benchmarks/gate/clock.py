@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import json
 import os
@@ -47,10 +46,10 @@ class Clock:
 
     @contextmanager
     def under(self, part: str, stage: bool = False) -> Iterator[None]:
-        """Count a part of the checks, or what is a ``stage`` of the run wherever it happens."""
+        """Count a part of the checks, or outside of them the stage under way; ``stage``: it is one of the run's."""
         self._count()
         depth = len(self._open)
-        self._open.append(("" if stage else self.group, part))
+        self._open.append(("", part) if stage else (self.group, part) if self.group else self._open[-1])
         try:
             yield
         finally:
@@ -60,19 +59,9 @@ class Clock:
 
 BEGAN = time.monotonic()
 CLOCK = Clock(IMPORTS)
-#: Each item's name and seconds.
 CHECKS: list[tuple[str, float]] = []
 #: When collections of garbage began and ended, one after the other.
 GARBAGE: list[float] = []
-
-
-def _timed(function: Callable[..., Any], part: str) -> Callable[..., Any]:
-    @functools.wraps(function)
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        with CLOCK.under(part):
-            return function(*args, **kwargs)
-
-    return timed
 
 
 def _watch() -> None:
@@ -80,17 +69,16 @@ def _watch() -> None:
     from fixtures.toy import build
     from verify.engine.judge import Gate
 
-    judge, shrunk, again = Gate.judge, build.toy_width, build.Construction.again
     process: Any = get_context("forkserver").Process
-    start = process.start
+    judge, shrunk, again, start = Gate.judge, build.toy_width, build.Construction.again, process.start
 
     def timed_judge(gate: Any, check: Any, launcher: str) -> Any:
-        observation, body = _timed(check.observation, OBSERVING), _timed(check.body, COMPARING)
+        observation, body = CLOCK.under(OBSERVING)(check.observation), CLOCK.under(COMPARING)(check.body)
         return judge(gate, replace(check, observation=observation, body=body), launcher)
 
     @contextmanager
-    def timed_toy_width(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        with CLOCK.under(BUILDING if CLOCK.group else CONFIGURING), shrunk(*args, **kwargs) as state:
+    def timed_toy_width(keep_dropout: bool) -> Iterator[Any]:
+        with CLOCK.under(BUILDING), shrunk(keep_dropout) as state:
             yield state
 
     def timed_start(self: Any) -> None:
@@ -99,7 +87,7 @@ def _watch() -> None:
             start(self)
 
     Gate.judge, build.toy_width = timed_judge, timed_toy_width  # type: ignore[method-assign]
-    build.Construction.again, process.start = _timed(again, BUILDING), timed_start  # type: ignore[method-assign]
+    build.Construction.again, process.start = CLOCK.under(BUILDING)(again), timed_start  # type: ignore[method-assign]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -110,10 +98,9 @@ def pytest_load_initial_conftests() -> Iterator[None]:
     CLOCK.begin(CONFIGURING)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection() -> None:
     CLOCK.begin(COLLECTING)
-    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -139,8 +126,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
-    CLOCK.begin(ENDING)
+    CLOCK.begin(ENDING)  # counts what was under way
     seconds = [(group, part, seconds) for (group, part), seconds in CLOCK.seconds.items()]
-    garbage = sum(ended - began for began, ended in zip(GARBAGE[::2], GARBAGE[1::2], strict=False))
+    garbage = sum(GARBAGE[1::2]) - sum(GARBAGE[::2])
     counted = {"seconds": seconds, "checks": CHECKS, "garbage": garbage, "began": BEGAN, "ended": time.monotonic()}
     Path(os.environ[FILE]).write_text(json.dumps(counted), encoding="utf-8")

@@ -8,25 +8,20 @@ from typing import Any
 
 from benchmarks.gate.clock import ENDING, PARTS, STAGES, STARTING
 
-#: How many of the slowest checks are listed.
-SLOWEST = 10
-
 
 @dataclass(frozen=True)
 class Measured:
-    """One run of the gate; all in seconds."""
+    """One run of the gate: seconds of the wall, from before its process was started until it had ended."""
 
-    #: Of the wall, from before its process was started until it had ended.
     wall: float
-    #: Of the processor, user's and system's, of all its processes.
+    #: Seconds of the processor, user's and system's, of all its processes.
     processor: float
-    #: In the process that judges; a part of the wall.
+    #: Of collections of garbage, which are in the others.
     garbage: float
     stages: dict[str, float]
-    #: By group and part.
     groups: dict[str, dict[str, float]]
     #: Each check on each launcher, the slowest first.
-    checks: tuple[tuple[str, float], ...]
+    checks: list[tuple[str, float]]
 
 
 def measured(began: float, ended: float, processor: float, counted: Mapping[str, Any]) -> Measured:
@@ -34,30 +29,23 @@ def measured(began: float, ended: float, processor: float, counted: Mapping[str,
     stages = dict.fromkeys(STAGES, 0.0)
     groups: dict[str, dict[str, float]] = {}
     for group, name, seconds in counted["seconds"]:
-        into = groups.setdefault(group, dict.fromkeys(PARTS, 0.0)) if group else stages
-        into[name] = into.get(name, 0.0) + seconds
+        (groups.setdefault(group, dict.fromkeys(PARTS, 0.0)) if group else stages)[name] += seconds
     stages[STARTING] += counted["began"] - began
     stages[ENDING] += ended - counted["ended"]
-    slowest = sorted(map(tuple, counted["checks"]), key=lambda check: -check[1])
-    return Measured(ended - began, processor, counted["garbage"], stages, groups, tuple(slowest))
+    checks = sorted(counted["checks"], key=lambda check: -check[1])
+    return Measured(ended - began, processor, counted["garbage"], stages, groups, checks)
 
 
 def lines(run: Measured) -> Iterator[str]:
     """The table of stages and groups; then that of the parts of each group, and the slowest checks."""
-    yield "| stage | seconds | share |"
-    yield "|---|---:|---:|"
+    yield "| stage | seconds | share |\n|---|---:|---:|"
     for name, seconds in [*run.stages.items(), *((group, sum(of.values())) for group, of in run.groups.items())]:
         yield f"| {name} | {seconds:.2f} | {seconds / run.wall:.0%} |"
     yield f"| all | {run.wall:.2f} | 100% |"
-    yield ""
-    yield f"Processor: {run.processor:.2f} s. Collections of garbage, in the above: {run.garbage:.2f} s."
-    yield ""
-    yield f"| group | {' | '.join(PARTS)} |"
-    yield f"|---|{'---:|' * len(PARTS)}"
+    yield f"\nProcessor: {run.processor:.2f} s. Collections of garbage, in the above: {run.garbage:.2f} s.\n"
+    yield f"| group | {' | '.join(PARTS)} |\n|---|{'---:|' * len(PARTS)}"
     for group, of in run.groups.items():
         yield f"| {group} | {' | '.join(f'{of[part]:.2f}' for part in PARTS)} |"
-    yield ""
-    yield f"| the {SLOWEST} slowest checks | seconds |"
-    yield "|---|---:|"
-    for name, seconds in run.checks[:SLOWEST]:
+    yield "\n| the 10 slowest checks | seconds |\n|---|---:|"
+    for name, seconds in run.checks[:10]:
         yield f"| `{name}` | {seconds:.2f} |"

@@ -8,12 +8,23 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gate.__main__ import measure
-from benchmarks.gate.clock import BUILDING, COMPARING, CONFIGURING, IMPORTS, OBSERVING, PARTS, REST, WAITING, Clock
+from benchmarks.gate.clock import (
+    BUILDING,
+    COMPARING,
+    CONFIGURING,
+    ENDING,
+    IMPORTS,
+    OBSERVING,
+    PARTS,
+    REST,
+    WAITING,
+    Clock,
+)
 from benchmarks.gate.table import lines, measured
 from tests.commands import run
 
 COUNTED = {
-    "seconds": [["", IMPORTS, 3.0], ["schedule", OBSERVING, 4.0], ["schedule", REST, 1.0], ["", "reporting", 1.0]],
+    "seconds": [["", IMPORTS, 3.0], ["schedule", OBSERVING, 4.0], ["schedule", REST, 1.0], ["", ENDING, 1.0]],
     "checks": [["test_quick", 1.0], ["test_slow", 4.0]],
     "garbage": 0.5,
     "began": 101.0,
@@ -45,11 +56,21 @@ def test_a_second_is_counted_under_what_was_entered_last() -> None:
 def test_a_rank_that_never_ends_is_counted_until_it_is_left() -> None:
     seconds = iter(range(100))
     clock = Clock(IMPORTS, lambda: next(seconds))
+    clock.group = "ddp"
     with clock.under(OBSERVING):
         hangs = clock.under(BUILDING)
         hangs.__enter__()
     clock.begin("end")
-    assert dict(clock.seconds) == {("", IMPORTS): 2, ("", OBSERVING): 1, ("", BUILDING): 1}
+    assert dict(clock.seconds) == {("", IMPORTS): 2, ("ddp", OBSERVING): 1, ("ddp", BUILDING): 1}
+
+
+def test_what_is_built_outside_of_checks_is_of_the_stage_under_way() -> None:
+    seconds = iter(range(100))
+    clock = Clock(CONFIGURING, lambda: next(seconds))
+    with clock.under(BUILDING):
+        pass
+    clock.begin("end")
+    assert dict(clock.seconds) == {("", CONFIGURING): 3}
 
 
 def test_the_table_tells_stages_groups_and_the_slowest_checks() -> None:
