@@ -21,6 +21,8 @@ ROOMS = {
     "trainer": "trainer",
 }
 GROUPS = tuple(ROOMS)
+#: The groups that have checks on processes: told before their checks are imported, which takes long.
+ON_PROCESSES = frozenset({"schedule", "parity", "ddp", "trainer"})
 #: What the server of processes imports; the last builds the target's models, which ranks then share.
 PRELOADED = (*PRELOAD, "verify.buffer.observation", "reference.recipe.loss", "verify.target.preload")
 
@@ -36,6 +38,16 @@ def registered() -> dict[str, Check]:
     return dict(sorted(check.registered().items(), key=lambda item: GROUPS.index(item[1].group)))
 
 
+def names(only: str) -> list[str]:
+    """What ``--only GROUP_OR_CHECK[,…]`` names."""
+    return [name.strip() for name in only.split(",") if name.strip()]
+
+
+def on_processes(only: str | None) -> bool:
+    """Whether ``--only`` names a group with checks on processes; what single checks run on is not known yet."""
+    return only is None or not ON_PROCESSES.isdisjoint(names(only))
+
+
 def select(only: str | None) -> dict[str, Check]:
     """The checks that ``--only GROUP_OR_CHECK[,…]`` names; all of them for None.
 
@@ -45,12 +57,12 @@ def select(only: str | None) -> dict[str, Check]:
     checks = registered()
     if only is None:
         return checks
-    names = [name.strip() for name in only.split(",") if name.strip()]
-    for name in names:
+    named = names(only)
+    for name in named:
         if name not in checks and name not in GROUPS:
             raise ValueError(
                 f"--only {name}: neither a group ({', '.join(GROUPS)}) nor a check; --list-checks names them"
             )
-    if not names:
+    if not named:
         raise ValueError("--only names nothing")
-    return {name: found for name, found in checks.items() if name in names or found.group in names}
+    return {name: found for name, found in checks.items() if name in named or found.group in named}

@@ -7,6 +7,7 @@ reports; and the ranks of torchrun, where all of them judge together and rank 0 
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import shutil
 import sys
@@ -27,7 +28,7 @@ from verify.ci.publication import publish, shown_on_github
 from verify.engine import interrupt
 from verify.engine import report as reports
 from verify.engine.aftermath import Plan, ended, stack_at_end
-from verify.engine.check import HAZARD, PROCESSES, Check
+from verify.engine.check import HAZARD, PROCESSES, THREADS, Check
 from verify.engine.finding import finding_of
 from verify.engine.journal import VARIABLE, Journal, journal_of_process, pages
 from verify.engine.judge import Gate, violation_of, violation_of_error
@@ -52,7 +53,7 @@ from verify.engine.result import (
 from verify.engine.summary import summary
 from verify.engine.supervisor import IMPORTS
 from verify.engine.written import write_files
-from verify.groups import GROUPS, PRELOADED, registered
+from verify.groups import GROUPS, PRELOADED, on_processes, registered
 from verify.page.command import make_page
 from verify.target.fingerprint import identity
 from verify.target.models import construction
@@ -215,6 +216,27 @@ def _scale(options: Options[Target]) -> int:
     return max(1, options.profile.examples // 25)
 
 
+def _judges_here(config: pytest.Config) -> bool:
+    """Whether this process judges, and alone: not under torchrun or xdist, whose ranks and workers do."""
+    distributed = "WORLD_SIZE" in os.environ or _is_worker(config) or getattr(config.option, "numprocesses", None)
+    return not distributed and not config.option.collectonly
+
+
+def _launchers(config: pytest.Config) -> Launchers:
+    """The launchers of ranks, with their server started already where the options tell that it will be needed.
+
+    It imports what this process does, sam3 and the target, and ranks would wait for it to begin with that later.
+    """
+    option = config.option
+    launchers = Launchers(option.backend, preload=PRELOADED, quiet=config.getoption("capture") != "no")
+    target = request.located_target(option)
+    if _judges_here(config) and THREADS not in (option.launcher, option.carrier) and on_processes(option.only):
+        config.add_cleanup(launchers.close)  # where it comes to no checks
+        with announced(target):
+            launchers.prepare()
+    return launchers
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(1)  # ranks share the cores; and sums of floats must not depend on how many there are
@@ -229,6 +251,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what sam3 imports; pytest's own filters are not in force yet
+            launchers = _launchers(config)
             options = request.read_options(config.option, job_world_size())
             construction(options.target, tracker=True)
     except (UsageError, CannotShrink) as error:
@@ -238,14 +261,13 @@ def pytest_configure(config: pytest.Config) -> None:
             raise
         said = " ".join(str(violation_of_error(error).args[0]).split())
         raise pytest.UsageError(f"--target {config.option.target}: cannot be imported and built: {said}") from None
-    job = _job(options, config)
+    job = launchers.job = _job(options, config)
     if job is not None:
         options = replace(options, seed=job.broadcast(options.seed))
         if job.rank:
             # Ranks other than 0 write no report of their own over that of rank 0.
             config.option.xmlpath = None
     config.option.htmlpath = None  # the page is the gate's, and no longer pytest-html's to write
-    launchers = Launchers(options.backend, job, PRELOADED, quiet=config.getoption("capture") != "no")
     session = config.stash[_SESSION] = Session(options, launchers, journal=journal, shown=shown)
     if not _is_worker(config):
         journal.plan(_plan(session, "no check was made").as_json())
@@ -328,10 +350,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=dropped)
     # Threads first, while the server of processes imports; groups in their order, as in the report.
     items[:] = sorted(kept, key=_order)
+    # Imports have left millions of objects that stay: each collection while checks are made would look through them.
+    gc.collect()
+    gc.freeze()
     if gate.account is not None and all(map(_check_of, items)):
         gate.account.alone()
-    reports_only = bool(getattr(config.option, "numprocesses", None))  # xdist's controller judges nothing
-    if not (reports_only or _is_worker(config)) and any(_on_processes(item) for item in items):
+    if _judges_here(config) and any(map(_on_processes, items)):
         with announced(gate.options.target):
             gate.launchers.prepare()
 
@@ -368,12 +392,21 @@ class GateOfItem:
         if result.outcome in (SKIPPED, NOT_PROVIDED, NOT_APPLICABLE, BLOCKED):
             pytest.skip(f"{result.outcome}: {result.reason}")
         if result.outcome == XFAILED or (result.outcome == INHERITED and not options.counts.bad(result)):
-            pytest.xfail(result.reason)
+            _expected(result.reason)
         if check.kind == HAZARD and not options.counts.hazards:
-            pytest.xfail(f"hazard: {text}")
+            _expected(f"hazard: {text}")
         if result.outcome in (FAILED, INHERITED) and result.reason:
             text = f"{result.reason}\n{text}"
         pytest.fail(text, pytrace=False)
+
+
+def _expected(reason: str) -> None:
+    """End a check as ``pytest.xfail`` does, without its stack: that is the gate's own, and drawing it takes 0.1 s."""
+    try:
+        pytest.xfail(reason)
+    except pytest.xfail.Exception as error:
+        error.pytrace = False
+        raise
 
 
 @pytest.fixture

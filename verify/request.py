@@ -16,7 +16,7 @@ from verify.engine.options import Options, UsageError
 from verify.groups import registered, select
 from verify.target import options as target_options
 from verify.target.fingerprint import has_code
-from verify.target.loading import load
+from verify.target.loading import load, locate
 from verify.target.naming import Target, TargetError
 from verify.target.subjects import chosen, speaks_of
 
@@ -69,6 +69,20 @@ def _assert_data_path(target: Target) -> None:
 
     if reason := why_no_data_path(target):
         raise ValueError(reason)
+
+
+def located_target(given: argparse.Namespace) -> Target:
+    """The target that pytest's parsed options name, not yet imported, whose ``sam3`` is found from now on.
+
+    Raises:
+        UsageError: in one sentence, where there is none.
+    """
+    target = target_options.read_target(given)
+    try:
+        locate(target)
+    except TargetError as error:
+        raise UsageError(str(error)) from None
+    return target
 
 
 def read_options(given: argparse.Namespace, job: int | None) -> Options[Target]:

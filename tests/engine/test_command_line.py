@@ -108,6 +108,14 @@ def test_a_hazard_fails_where_that_is_asked_for(gate: Gate) -> None:
     assert gate(*hazard, "--hazards", "fail").status == pytest.ExitCode.TESTS_FAILED
 
 
+def test_of_what_is_inherited_no_stack_is_drawn(run_forked: Run, tmp_path: Path) -> None:
+    told = "def pytest_runtest_logreport(report):\n    if report.when == 'call': print('\\ntold:', report.longrepr)\n"
+    (tmp_path / "tells.py").write_text(told)
+    only = ("--only", "test_features_on_request", "--launcher", "threads")
+    done = run_forked(*GATE, "-n", "0", "-p", "tells", *only, PYTHONPATH=str(tmp_path))
+    assert done.out.partition("told: ")[2].startswith("inherited from sam3 0.1.4: features are stored as")
+
+
 def test_lists_and_explains(gate: Gate) -> None:
     listed = gate("--list-checks")
     assert listed.status == 0

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import sam3
 
-from tests.commands import ROOT, run, torchrun
+from tests.commands import ROOT, Run, run, torchrun
 from tests.engine.gate import GATE, QUICK, assert_short_error
+from verify.engine.check import PROCESSES
+from verify.groups import ON_PROCESSES, registered
 
 
 def test_a_checkout_that_does_not_import(tmp_path: Path) -> None:
@@ -43,6 +45,47 @@ def test_runs_as_a_module() -> None:
     done = run("verify", *QUICK)
     assert done.status == pytest.ExitCode.OK, done.out + done.err
     assert "verdict: sam3 conforms" in done.out
+
+
+#: A plugin of pytest's that says whether the server of ranks runs when collecting begins, and when it has ended.
+_LOOKS = """
+from multiprocessing import forkserver
+
+import pytest
+
+def look():
+    open("LOOKED", "a").write(f"{forkserver._forkserver._forkserver_pid is not None} ")
+
+def pytest_collection():
+    look()
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop():
+    look()
+"""
+
+
+@pytest.mark.xdist_group("commands")
+@pytest.mark.parametrize(
+    ("options", "server"),
+    [
+        ("--only parity -k test_parity_nms", "True True"),
+        ("--only test_parity_nms", "False True"),
+        ("--only schedule --launcher threads -k test_answers_at_all", "False False"),
+        ("--only gradients,builder -k test_nothing", "False False"),
+        ("--only parity --collect-only", "False False"),
+    ],
+)
+def test_the_server_of_ranks_imports_beside_the_gate_where_it_is_needed(
+    run_forked: Run, tmp_path: Path, options: str, server: str
+) -> None:
+    (tmp_path / "looks.py").write_text(_LOOKS.replace("LOOKED", str(tmp_path / "looked")))
+    done = run_forked(*GATE, "-n", "0", "-p", "looks", *options.split(), PYTHONPATH=str(tmp_path))
+    assert (tmp_path / "looked").read_text().strip() == server, done.out + done.err
+
+
+def test_groups_on_processes_are_those_of_such_checks() -> None:
+    assert {check.group for check in registered().values() if PROCESSES in check.launchers} == ON_PROCESSES
 
 
 def test_workers_judge_and_the_controller_reports(tmp_path: Path) -> None:

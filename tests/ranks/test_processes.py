@@ -277,6 +277,48 @@ def test_no_rank_survives_close(processes: Processes) -> None:
     ranks.close()
 
 
+PREPARED = """
+import os, signal, sys, time
+sys.path[:0] = [{root!r}, {folder!r}]
+from fixtures.ranks import Processes
+from multiprocessing import forkserver
+
+if __name__ == "__main__":
+    ranks = Processes(preload=["sleeps"])
+    ranks.prepare()
+    while not os.path.exists(os.path.join({folder!r}, "imported")):
+        time.sleep(0.1)
+    print(forkserver._forkserver._forkserver_pid, flush=True)
+    {end}
+"""
+
+
+def _end_while_the_server_imports(end: str, folder: Path) -> tuple[int, float]:
+    """Start a process whose server imports for 20 seconds, and let it end; gives the server's id and how long it took.
+
+    ``end``: what the process does when the server has begun to import.
+    """
+    touch = "pathlib.Path(__file__).with_name('imported').touch()"
+    (folder / "sleeps.py").write_text(f"import pathlib, time\n{touch}\ntime.sleep(20)\n")
+    script = folder / "prepares.py"
+    script.write_text(PREPARED.format(root=str(ROOT), folder=str(folder), end=end))
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        server = int(process.stdout.readline())
+        start = time.monotonic()
+        process.wait()
+        return server, time.monotonic() - start
+
+
+def test_closing_does_not_wait_for_what_the_server_imports(tmp_path: Path) -> None:
+    assert _end_while_the_server_imports("ranks.close()", tmp_path)[1] < 10
+
+
+def test_a_server_that_imports_does_not_survive_the_death_of_its_parent(tmp_path: Path) -> None:
+    server, _ = _end_while_the_server_imports("os.kill(os.getpid(), signal.SIGKILL)", tmp_path)
+    assert _gone([server])
+
+
 SCRIPT = """
 import os, sys, time
 sys.path.insert(0, {root!r})

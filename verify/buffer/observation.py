@@ -143,8 +143,9 @@ def _scan_without_group(rank: int, world_size: int, target: Target, case: Scan) 
     return scripted_scan(rank, world_size, target, case)
 
 
-#: Observations remembered of each group of ranks: the cases that checks with the same draws share, and a few more.
-_MOST_KEPT = 32
+#: Observations remembered of each group of ranks: the cases that checks with the same draws share, and those of the
+#: checks that are made between them. With the profile *quick*, no case is observed a second time.
+_MOST_KEPT = 256
 #: Of each group of ranks by itself: the ranks of a job all remember the same, whatever one of them runs on threads.
 _kept: WeakKeyDictionary[Ranks, OrderedDict[tuple[Target, Scan], Seen | RanksFailed]] = WeakKeyDictionary()
 

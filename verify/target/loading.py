@@ -190,6 +190,22 @@ def _package_builder(detector: type[nn.Module], what: str, within: Path | None) 
     return assemble(detector)
 
 
+def locate(target: Target) -> Path | None:
+    """Let the ``sam3`` of a target be found, here and in ranks; gives the folder where its spec is a checkout's path.
+
+    Raises:
+        TargetError: in one sentence, where there is none.
+    """
+    within = checkout_folder(target.spec, "--target") if is_path(target.spec) else None
+    if within:
+        _use_checkout(within, f"--target {target.spec}")
+    elif target.sam3:
+        _use_checkout(checkout_folder(target.sam3, "--sam3"), f"--sam3 {target.sam3}")
+    elif importlib.util.find_spec("sam3") is None:
+        raise TargetError("sam3 is not installed: pip install sam3==0.1.4, or name a checkout with --target PATH")
+    return within
+
+
 @lru_cache(maxsize=16)
 def load(target: Target) -> Loaded:
     """Import what a target names.
@@ -197,14 +213,7 @@ def load(target: Target) -> Loaded:
     Raises:
         TargetError: in one sentence, when something named is not there or does not import.
     """
-    spec, within = target.spec, None
-    if is_path(spec):
-        within = checkout_folder(spec, "--target")
-        _use_checkout(within, f"--target {spec}")
-    elif target.sam3:
-        _use_checkout(checkout_folder(target.sam3, "--sam3"), f"--sam3 {target.sam3}")
-    elif importlib.util.find_spec("sam3") is None:
-        raise TargetError("sam3 is not installed: pip install sam3==0.1.4, or name a checkout with --target PATH")
+    spec, within = target.spec, locate(target)
     detector = _detector(target, within)
     ours = OURS.get(spec)
     builder: Callable[..., Any] | None = None

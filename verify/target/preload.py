@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -37,3 +38,6 @@ def _build() -> None:
 
 
 _build()
+# The last that the server imports. Collections in ranks would look through all of it, and copy memory that they share.
+gc.collect()
+gc.freeze()
