@@ -1,0 +1,104 @@
+"""Stand-ins for what a machine without a GPU lacks: tensors of one, and process groups on NCCL.
+
+A tensor of the stand-in lies in ordinary memory and says that it is on ``cuda:0``. As on a GPU, it cannot be made an
+array of NumPy, and not be computed with one of the CPU, but for a single number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+GPU = torch.device("cuda", 0)
+_COPIES = {torch.Tensor.copy_, torch._foreach_copy_}
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU."""
+
+    @property
+    def device(self) -> torch.device:
+        return GPU
+
+    @property
+    def is_cuda(self) -> bool:
+        return True
+
+    def cpu(self, *args: Any) -> torch.Tensor:
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.as_subclass(torch.Tensor).clone()
+
+    def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        moved, (rest, named) = _device_of(args, kwargs)
+        with torch._C.DisableTorchFunctionSubclass():
+            plain = self.as_subclass(torch.Tensor)
+            values = plain.to(*rest, **named) if rest or named else plain
+            return values.clone() if moved == "cpu" else values.as_subclass(OnGpu)
+
+    def numpy(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
+
+    __array__ = numpy
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise RuntimeError("sent as a tensor of a GPU: whoever reads it needs that GPU")
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        _assert_on_one_device(func, args, kwargs)
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def _assert_on_one_device(func: Any, args: Any, kwargs: Any) -> None:
+    if func in _COPIES:
+        return
+    given = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, torch.Tensor)]
+    ours = [item for item in given if isinstance(item, OnGpu)]
+    if ours and any(not isinstance(item, OnGpu) and item.dim() for item in given):
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu"
+        )
+
+
+def _device_of(args: Any, kwargs: Any) -> tuple[str | None, tuple[list[Any], dict[str, Any]]]:
+    """Where a call of ``Tensor.to`` moves to, and its arguments without that."""
+    given = [*args, *kwargs.values()]
+    tensors = [item for item in given if isinstance(item, torch.Tensor)]
+    devices = [torch.device(item).type for item in given if isinstance(item, (str, torch.device))]
+    rest = [item for item in args if not isinstance(item, (str, torch.device))]
+    moved = devices[0] if devices else tensors[0].device.type if tensors else None
+    return moved, (rest, {name: item for name, item in kwargs.items() if name != "device"})
+
+
+class _Making(TorchFunctionMode):
+    """Makes what is asked for on a GPU on the stand-in."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.Tensor.to, torch.Tensor.cuda) and not isinstance(args[0], OnGpu):
+            moved, (rest, named) = _device_of(args[1:], kwargs)
+            if moved == "cuda" or func is torch.Tensor.cuda:
+                return on_gpu(func(args[0], *rest, **named) if rest or named else args[0].clone())
+        if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "cuda":
+            kwargs["device"] = "cpu"
+            made = func(*args, **kwargs)
+            return tree_map(lambda item: on_gpu(item) if isinstance(item, torch.Tensor) else item, made)
+        return func(*args, **kwargs)
+
+
+def on_gpu(values: torch.Tensor) -> torch.Tensor:
+    """Values as the stand-in's."""
+    return values.as_subclass(OnGpu)
+
+
+@contextmanager
+def gpu_here() -> Iterator[None]:
+    """Let this thread find a GPU: CUDA is said to be there, and tensors are made on the stand-in."""
+    with mock.patch.object(torch.cuda, "is_available", return_value=True), _Making():
+        yield
