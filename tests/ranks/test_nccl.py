@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 import torch
 
+from fixtures.ranks import Processes, gpus
 from fixtures.ranks.collective_watch import CollectiveWatch
 from fixtures.ranks.flight_record import FlightRecord
 from fixtures.ranks.outcome import outcome_of
 from fixtures.ranks.pickled import dumps, on_cpu
 from tests.ranks.gpu_stand_in import on_gpu
+from tests.ranks.steps import asked_of_nccl
+
+pytestmark = pytest.mark.xdist_group("processes")
+STAND_IN = "tests.ranks.nccl_stand_in"
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with two GPUs, of which this process sees none."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0 if os.environ.get("CUDA_VISIBLE_DEVICES") == "" else 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    monkeypatch.delenv("SAM3_VIDEO_VERIFY_HIDDEN_GPUS", raising=False)
+    gpus.hide()
 
 
 def test_results_come_back_on_the_cpu() -> None:
@@ -34,3 +50,51 @@ def test_a_rank_sends_its_result_on_the_cpu(tmp_path: Path) -> None:
     outcome, error = outcome_of(lambda: {"answer": on_gpu(torch.ones(2))}, watch)
     assert error is None
     assert torch.equal(pickle.loads(outcome.value)["answer"], torch.ones(2))
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_gpus_are_hidden_and_counted() -> None:
+    assert torch.cuda.device_count() == 0
+    assert gpus.count() == 2
+    gpus.hide()  # a process that is started from this one does so, too
+    assert gpus.count() == 2
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    with gpus.shown():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,7"
+
+
+def test_all_gpus_are_shown_where_none_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("SAM3_VIDEO_VERIFY_HIDDEN_GPUS", raising=False)
+    gpus.hide()
+    with gpus.shown():
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_ranks_on_nccl_are_started_anew_each_on_its_own_gpu() -> None:
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    ranks = Processes("nccl", preload=(STAND_IN,))
+    assert list(ranks.world_sizes()) == [1, 2]
+    try:
+        for _ in range(2):
+            values = [result.value for result in ranks.run(asked_of_nccl, 2)]
+    finally:
+        ranks.close()
+    for rank, (asked, visible, total) in enumerate(values):
+        device = torch.device("cuda", rank)
+        assert asked == [
+            ("imported, seeing", "4,7"),
+            ("set_device", device),
+            ("init_process_group", ("nccl", device)),
+        ]
+        assert visible == "4,7"  # in the second run, too, though the job's environment is that of a process without
+        assert total == 3
+    assert forkserver._forkserver._forkserver_pid == server  # type: ignore[attr-defined]
+
+
+def test_no_rank_runs_on_nccl_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match="world size 1 is not one that these ranks can run: none at all, for want of"):
+        Processes("nccl").run(asked_of_nccl, 1)
