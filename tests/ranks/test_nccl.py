@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import pickle
-from multiprocessing import forkserver
+import socket
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 
 import pytest
 import torch
 
-from fixtures.ranks import Processes, gpus
+from fixtures.ranks import Processes, RendezvousError, Torchrun, gpus
 from fixtures.ranks.collective_watch import CollectiveWatch
+from fixtures.ranks.environment import rank_environment
 from fixtures.ranks.flight_record import FlightRecord
 from fixtures.ranks.outcome import outcome_of
 from fixtures.ranks.pickled import dumps, on_cpu
 from tests.ranks.gpu_stand_in import on_gpu
-from tests.ranks.steps import asked_of_nccl
+from tests.ranks.steps import asked_of_nccl, leaves_something_in_flight
 
 pytestmark = pytest.mark.xdist_group("processes")
 STAND_IN = "tests.ranks.nccl_stand_in"
@@ -98,3 +100,45 @@ def test_no_rank_runs_on_nccl_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match="world size 1 is not one that these ranks can run: none at all, for want of"):
         Processes("nccl").run(asked_of_nccl, 1)
+
+
+def _rank_on_a_node_of_its_own(rank: int, port: int, output: Path) -> None:
+    """Be one rank of two, each alone on its node."""
+    os.environ.update(rank_environment(rank, 2, ranks_per_node=1), MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo")
+    from tests.ranks import nccl_stand_in  # noqa: F401 - answers in place of NCCL from here on
+
+    ranks = Torchrun("nccl")
+    ranks.run(leaves_something_in_flight, 2)  # after which there has to be another group
+    results = ranks.run(asked_of_nccl, 2)
+    ranks.close()
+    output.write_bytes(pickle.dumps([result.value for result in results]))
+
+
+def test_torchruns_ranks_take_the_gpu_of_their_number_on_their_node(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    outputs = [tmp_path / f"rank-{rank}" for rank in range(2)]
+    context = get_context("spawn")
+    ranks = [
+        context.Process(target=_rank_on_a_node_of_its_own, args=(rank, port, output), daemon=True)
+        for rank, output in enumerate(outputs)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(60)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    made = ("init_process_group", ("nccl", torch.device("cuda", 0)))
+    for output in outputs:
+        for asked, _, total in pickle.loads(output.read_bytes()):
+            assert asked[1:] == [("set_device", torch.device("cuda", 0)), made, made]
+            assert total == 3
+
+
+def test_torchruns_ranks_are_not_on_nccl_without_a_number_on_their_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in rank_environment(1, 2).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LOCAL_RANK")
+    with pytest.raises(RendezvousError, match="LOCAL_RANK is 'not set': start the ranks with torchrun"):
+        Torchrun("nccl")
