@@ -6,10 +6,8 @@ array of NumPy, and not be computed with one of the CPU, but for a single number
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -32,12 +30,15 @@ class OnGpu(torch.Tensor):
 
     def cpu(self, *args: Any) -> torch.Tensor:
         with torch._C.DisableTorchFunctionSubclass():
-            return self.as_subclass(torch.Tensor).clone()
+            return torch.Tensor.as_subclass(self, torch.Tensor).clone()
+
+    def as_subclass(self, cls: Any) -> Any:
+        return self if cls is torch.Tensor else super().as_subclass(cls)  # what is no subclass is on a GPU all the same
 
     def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         moved, (rest, named) = _device_of(args, kwargs)
         with torch._C.DisableTorchFunctionSubclass():
-            plain = self.as_subclass(torch.Tensor)
+            plain = torch.Tensor.as_subclass(self, torch.Tensor)
             values = plain.to(*rest, **named) if rest or named else plain
             return values.clone() if moved == "cpu" else values.as_subclass(OnGpu)
 
@@ -97,8 +98,6 @@ def on_gpu(values: torch.Tensor) -> torch.Tensor:
     return values.as_subclass(OnGpu)
 
 
-@contextmanager
-def gpu_here() -> Iterator[None]:
-    """Let this thread find a GPU: CUDA is said to be there, and tensors are made on the stand-in."""
-    with mock.patch.object(torch.cuda, "is_available", return_value=True), _Making():
-        yield
+def tensors_on_gpu() -> AbstractContextManager[Any]:
+    """Let the calling thread make on the stand-in what it asks for on a GPU."""
+    return _Making()
