@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from fixtures.ranks import Processes, RankResult, Threads
+from fixtures.ranks import Processes, RankResult, Threads, gpus
+from fixtures.ranks.environment import rank_environment
 from fixtures.ranks.single import a_rank_on_a_gpu, compared_with, in_single_process
 from verify.engine.check import PROCESSES, THREADS
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
+from verify.engine.options import UsageError
 from verify.engine.profile import Profile
 from verify.engine.result import PASSED, SKIPPED
 from verify.groups import registered
+from verify.plugin import _choose_device
 from verify.target.naming import Target
 from verify.tensors.precision import computing_in, without_tf32
 from verify.video.real import single_process
@@ -142,3 +146,44 @@ def test_a_rank_on_a_gpu_judges_nothing_that_is_judged_on_the_cpu() -> None:
         assert result.outcome == SKIPPED
         assert "run it with --backend gloo" in result.reason
     assert gate._blocked(checks["test_ddp_gradients"]) is None  # though what it rests on is not judged here
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
+    """The GPUs that this process takes, on a machine with two of which none is hidden yet."""
+    devices: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0 if os.environ.get("CUDA_VISIBLE_DEVICES") == "" else 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: torch.cuda.device_count() > 0)
+    monkeypatch.delenv("SAM3_VIDEO_VERIFY_HIDDEN_GPUS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    return devices
+
+
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+def test_the_process_that_judges_sees_no_gpu(backend: str, taken: list[torch.device]) -> None:
+    _choose_device(backend)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert gpus.count() == 2
+    assert not taken
+
+
+def test_gpus_that_cannot_be_hidden_are_refused(taken: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # as CUDA had been asked before
+    with pytest.raises(UsageError, match="set CUDA_VISIBLE_DEVICES to nothing"):
+        _choose_device("gloo")
+
+
+def test_a_rank_of_torchrun_on_nccl_takes_its_gpu_before_anything_is_built(
+    taken: list[torch.device], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus.hide()  # as whatever started it may have done
+    for name, value in rank_environment(3, 4, ranks_per_node=2).items():
+        monkeypatch.setenv(name, value)
+    _choose_device("nccl")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert taken == [torch.device("cuda", 1)]
+    taken.clear()
+    _choose_device("gloo")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    assert not taken
