@@ -10,6 +10,7 @@ import torch
 
 from fixtures.ranks import Threads
 from fixtures.ranks.pickled import on_cpu
+from fixtures.toy import build
 from tests.ranks.gpu_stand_in import OnGpu, tensors_on_gpu
 from verify.buffer.observation import Call, expected_answer, scripted_scan
 from verify.target.models import construction
@@ -35,6 +36,7 @@ def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     construction(Target("reference"), tracker=False)
     construction(Target("reference"), tracker=True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(build, "on_device_here", lambda module: module)  # parameters are not made on the stand-in
 
 
 def _on_the_stand_in(rank: int, world_size: int, target: Target, case: Scan) -> Any:

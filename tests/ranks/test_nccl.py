@@ -7,16 +7,19 @@ import pickle
 import socket
 from multiprocessing import forkserver, get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from fixtures.ranks import Processes, RendezvousError, Torchrun, gpus
+from fixtures.ranks import Processes, RendezvousError, Threads, Torchrun, gpus
 from fixtures.ranks.collective_watch import CollectiveWatch
 from fixtures.ranks.environment import rank_environment
 from fixtures.ranks.flight_record import FlightRecord
 from fixtures.ranks.outcome import outcome_of
 from fixtures.ranks.pickled import dumps, on_cpu
+from fixtures.toy.build import Construction, build_toy
 from tests.ranks.gpu_stand_in import on_gpu
 from tests.ranks.steps import asked_of_nccl, leaves_something_in_flight
 
@@ -142,3 +145,52 @@ def test_torchruns_ranks_are_not_on_nccl_without_a_number_on_their_node(monkeypa
     monkeypatch.delenv("LOCAL_RANK")
     with pytest.raises(RendezvousError, match="LOCAL_RANK is 'not set': start the ranks with torchrun"):
         Torchrun("nccl")
+
+
+def test_ranks_that_are_threads_compute_on_the_gpu_of_their_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)  # of this thread; a new one's is 0
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    ranks = Threads()
+    try:
+        assert [result.value for result in ranks.run(lambda rank, world_size: rank, 2)] == [0, 1]
+    finally:
+        ranks.close()
+    assert taken == [1, 1]
+
+
+class _Moved(nn.Module):
+    """A module that notes where it is moved."""
+
+    def __init__(self, **_: Any) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.places: list[str] = []
+
+    def to(self, device: torch.device) -> _Moved:  # type: ignore[override]
+        self.places.append(device.type)
+        return self
+
+
+@pytest.mark.parametrize("there_is_one", [True, False])
+def test_what_a_class_makes_itself_is_on_the_gpu_as_well(there_is_one: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there_is_one)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+    expected = ["cuda"] if there_is_one else []
+    assert Construction(_Moved(), (), {}, (), ()).again().places == expected  # type: ignore[comparison-overlap]
+    # A builder need not take a device.
+    assert build_toy(lambda eval_mode: _Moved(), eval_mode=True).model.places == expected  # type: ignore[comparison-overlap]
+
+
+def test_a_toy_leaves_the_generators_of_other_ranks_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", asked.append)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
+    build_toy(lambda eval_mode: _Moved(), eval_mode=True)
+    assert asked == [2]
