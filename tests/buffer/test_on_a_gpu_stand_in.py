@@ -10,14 +10,14 @@ import torch
 
 from fixtures.ranks import Threads
 from fixtures.ranks.pickled import on_cpu
-from fixtures.toy import build
-from tests.ranks.gpu_stand_in import OnGpu, tensors_on_gpu
-from verify.buffer.observation import Call, expected_answer, scripted_scan
+from tests.ranks.gpu_stand_in import OnGpu, tensors_on_gpu, with_a_gpu
+from verify.buffer.observation import Call, expected_answer, real_scan, scripted_scan
 from verify.target.models import construction
 from verify.target.naming import Target
 from verify.video.detector import DETECTIONS
-from verify.video.real import clip_of, prompt_of
+from verify.video.real import clip_of, precision_of, prompt_of, single_process
 from verify.video.scan import Scan
+from verify.video.scripting import first_answer
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:
@@ -31,17 +31,20 @@ def _tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 @pytest.fixture
-def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CUDA is said to be there, once the target's models are made."""
-    construction(Target("reference"), tracker=False)
-    construction(Target("reference"), tracker=True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(build, "on_device_here", lambda module: module)  # parameters are not made on the stand-in
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process with a GPU, for which the target's models are built anew."""
+    remembered = (construction, precision_of, first_answer)
+    for each in remembered:
+        each.cache_clear()
+    with_a_gpu(monkeypatch)
+    yield
+    for each in remembered:
+        each.cache_clear()
 
 
-def _on_the_stand_in(rank: int, world_size: int, target: Target, case: Scan) -> Any:
+def _on_the_stand_in(rank: int, world_size: int, scan: Any, target: Target, case: Scan) -> Any:
     with tensors_on_gpu():
-        return scripted_scan(rank, world_size, target, case)
+        return scan(rank, world_size, target, case)
 
 
 @pytest.mark.usefixtures("a_gpu")
@@ -50,7 +53,7 @@ def test_a_scan_computes_and_gathers_on_the_gpu(layout: str) -> None:
     ranks = Threads()
     case = Scan(frames=5, world_size=2, geometric=3, prompts=2, layout=layout, tracker=False, gather=False)
     try:
-        results = ranks.run(_on_the_stand_in, 2, Target("reference"), case)
+        results = ranks.run(_on_the_stand_in, 2, scripted_scan, Target("reference"), case)
     finally:
         ranks.close()
     for result in results:
@@ -76,3 +79,22 @@ def test_a_clip_without_a_gpu_is_on_the_cpu() -> None:
     given = list(_tensors(clip_of(Scan(frames=2, world_size=1))))
     assert given
     assert not any(isinstance(tensor, OnGpu) for tensor in given)
+
+
+@pytest.mark.usefixtures("a_gpu")
+@pytest.mark.parametrize("target", ["sam3", "reference"])
+def test_the_real_detector_runs_on_the_gpu_as_in_a_single_process(target: str) -> None:
+    case, ranks = Scan(frames=3, world_size=2, boxes=1), Threads()
+    with tensors_on_gpu():
+        alone = single_process(Target(target), case)
+    assert not any(isinstance(tensor, OnGpu) for frame in alone for tensor in frame.values())
+    try:
+        results = ranks.run(_on_the_stand_in, 2, real_scan, Target(target), case)
+    finally:
+        ranks.close()
+    for result in results:
+        assert result.collectives
+        for call in result.value:
+            assert all(isinstance(call.answer[key], OnGpu) for key in DETECTIONS)
+            sent = on_cpu(call.answer)
+            assert all(torch.equal(sent[key], alone[call.visit.frame][key]) for key in DETECTIONS)

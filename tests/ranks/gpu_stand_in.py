@@ -7,14 +7,23 @@ array of NumPy, and not be computed with one of the CPU, but for a single number
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 GPU = torch.device("cuda", 0)
-_COPIES = {torch.Tensor.copy_, torch._foreach_copy_}
+#: What takes tensors of several devices.
+_ACROSS = {
+    torch.Tensor.copy_,
+    torch._foreach_copy_,
+    torch.Tensor.__getitem__,
+    torch.Tensor.__setitem__,
+}
 
 
 class OnGpu(torch.Tensor):
@@ -47,6 +56,13 @@ class OnGpu(torch.Tensor):
 
     __array__ = numpy
 
+    def __deepcopy__(self, memo: Any) -> Any:
+        if id(self) not in memo:
+            copied = on_gpu(self.detach().clone())
+            is_parameter = isinstance(self, nn.Parameter)
+            memo[id(self)] = nn.Parameter(copied, self.requires_grad) if is_parameter else copied
+        return memo[id(self)]
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise RuntimeError("sent as a tensor of a GPU: whoever reads it needs that GPU")
 
@@ -57,7 +73,7 @@ class OnGpu(torch.Tensor):
 
 
 def _assert_on_one_device(func: Any, args: Any, kwargs: Any) -> None:
-    if func in _COPIES:
+    if func in _ACROSS:
         return
     given = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, torch.Tensor)]
     ours = [item for item in given if isinstance(item, OnGpu)]
@@ -72,9 +88,12 @@ def _device_of(args: Any, kwargs: Any) -> tuple[str | None, tuple[list[Any], dic
     given = [*args, *kwargs.values()]
     tensors = [item for item in given if isinstance(item, torch.Tensor)]
     devices = [torch.device(item).type for item in given if isinstance(item, (str, torch.device))]
-    rest = [item for item in args if not isinstance(item, (str, torch.device))]
+    rest = [item for item in args if not isinstance(item, (str, torch.device, torch.Tensor, type(None)))]
+    named = {name: item for name, item in kwargs.items() if name not in ("device", "other")}
+    if tensors:
+        named["dtype"] = tensors[0].dtype
     moved = devices[0] if devices else tensors[0].device.type if tensors else None
-    return moved, (rest, {name: item for name, item in kwargs.items() if name != "device"})
+    return moved, (rest, named)
 
 
 class _Making(TorchFunctionMode):
@@ -101,3 +120,38 @@ def on_gpu(values: torch.Tensor) -> torch.Tensor:
 def tensors_on_gpu() -> AbstractContextManager[Any]:
     """Let the calling thread make on the stand-in what it asks for on a GPU."""
     return _Making()
+
+
+_move = nn.Module.to
+
+
+def _moved(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    """What ``Module.to`` does, which would fill the parameters there are: they get others, of the stand-in."""
+    if _device_of(args, kwargs)[0] != "cuda":
+        return _move(module, *args, **kwargs)
+    parameters: dict[int, nn.Parameter] = {}
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None and not isinstance(parameter, OnGpu):
+                there = nn.Parameter(on_gpu(parameter.data), parameter.requires_grad)
+                part._parameters[name] = parameters.setdefault(id(parameter), there)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = on_gpu(buffer)
+    return module
+
+
+def with_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process find a GPU; tensors are made there where a thread enters ``tensors_on_gpu``."""
+    properties = SimpleNamespace(major=0, minor=0, name="stand-in", total_memory=0)
+    for name, answer in {
+        "is_available": True,
+        "current_device": 0,
+        "get_device_properties": properties,
+        "get_rng_state": None,
+        "set_rng_state": None,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *args, answer=answer: answer)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, device=None: tensor)
+    monkeypatch.setattr(nn.Module, "to", _moved)
+    monkeypatch.setattr(nn.Module, "cuda", lambda module, device=None: _moved(module, "cuda"))
