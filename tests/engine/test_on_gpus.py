@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +13,14 @@ import torch
 from fixtures.ranks import Processes, RankResult, Threads, gpus
 from fixtures.ranks.environment import rank_environment
 from fixtures.ranks.single import a_rank_on_a_gpu, compared_with, in_single_process
+from tests.commands import torchrun
 from verify.engine.check import PROCESSES, THREADS
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
 from verify.engine.options import UsageError
 from verify.engine.profile import Profile
 from verify.engine.result import PASSED, SKIPPED
-from verify.groups import registered
+from verify.groups import PRELOADED, registered
 from verify.plugin import _choose_device
 from verify.target.naming import Target
 from verify.tensors.precision import computing_in, without_tf32
@@ -114,6 +116,41 @@ def test_what_is_compared_with_ranks_on_nccl_is_computed_on_them() -> None:
     assert gate.judge(replace(check, body=body), PROCESSES).outcome == PASSED
     assert seen == [ranks]
     assert a_rank_on_a_gpu() is None
+
+
+@pytest.mark.xdist_group("processes")
+def test_the_gate_judges_on_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "count", lambda: 2)
+    launchers, checks = Launchers("nccl", preload=(*PRELOADED, "tests.ranks.nccl_stand_in")), registered()
+    gate = Gate(Target("reference"), launchers, FEW, process_world_sizes=(2,))
+    ranks = launchers.get(PROCESSES)
+    ran: list[tuple[str, int]] = []
+    run = ranks.run
+
+    def noting(function: Any, world_size: int, *args: Any, **options: Any) -> list[RankResult]:
+        ran.append((function.__name__, world_size))
+        return run(function, world_size, *args, **options)
+
+    monkeypatch.setattr(ranks, "run", noting)
+    try:
+        for check in ("test_coverage", "test_parity_detections", "test_ddp_gradients"):
+            result = gate.judge(checks[check], PROCESSES)
+            assert result.outcome == PASSED, result
+    finally:
+        launchers.close()
+    assert {("scripted_scan", 2), ("real_scan", 2), ("_detected_alone", 1), ("train", 2), ("_train_alone", 1)} == set(
+        ran
+    )
+
+
+@pytest.mark.xdist_group("processes")
+def test_torchruns_ranks_judge_on_nccl() -> None:
+    gate = ("-m", "pytest", "verify", "-p", "no:cacheprovider", "-p", "tests.ranks.nccl_stand_in", "-v")
+    only = ("--only", "test_coverage,test_trainer_runs", "--target", "reference")
+    done = torchrun(2, *gate, *only, "--backend", "nccl")
+    assert done.status == pytest.ExitCode.OK, done.out
+    assert re.search(r"test_coverage +passed", done.out), done.out
+    assert "skipped: test_trainer_runs: it is judged on the CPU" in done.out
 
 
 def test_the_trainer_runs_on_gloo_whatever_the_backend_is() -> None:

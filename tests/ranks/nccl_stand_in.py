@@ -1,4 +1,7 @@
-"""NCCL on a machine without a GPU, for a rank that imports this: it is asked as NCCL would be, and gloo answers."""
+"""NCCL on a machine without a GPU, for a process that imports this: it is asked as NCCL would be, and gloo answers.
+
+Two GPUs are counted, where they are not hidden, and none is available.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,11 @@ def _set_device(device: Any) -> None:
     ASKED.append(("set_device", device))
 
 
+def _device_count() -> int:
+    return 0 if os.environ.get("CUDA_VISIBLE_DEVICES") == "" else 2
+
+
 dist.init_process_group = _init_process_group
+torch.cuda.device_count = _device_count
 torch.cuda.set_device = _set_device
 ASKED.append(("imported, seeing", os.environ.get("CUDA_VISIBLE_DEVICES")))

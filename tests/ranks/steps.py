@@ -433,3 +433,10 @@ def asked_of_nccl(rank: int, world_size: int) -> tuple[list[tuple[str, Any]], st
     total = torch.tensor([float(rank + 1)])
     dist.all_reduce(total)
     return nccl_stand_in.ASKED, os.environ.get("CUDA_VISIBLE_DEVICES"), float(total)
+
+
+def reduces_on_its_gpu(rank: int, world_size: int) -> tuple[torch.Tensor, str]:
+    """A sum over the ranks, as a tensor of the rank's GPU, and which GPU that is."""
+    total = torch.full((2,), float(rank + 1), device="cuda")
+    dist.all_reduce(total)
+    return total, str(total.device)
