@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from fixtures.ranks import Processes, RendezvousError, Threads, Torchrun, gpus
@@ -20,7 +21,7 @@ from fixtures.ranks.flight_record import FlightRecord
 from fixtures.ranks.outcome import outcome_of
 from fixtures.ranks.pickled import dumps, on_cpu
 from fixtures.toy.build import Construction, build_toy
-from tests.ranks.gpu_stand_in import on_gpu
+from tests.ranks.gpu_stand_in import OnGpu, on_gpu, tensors_on_gpu
 from tests.ranks.steps import asked_of_nccl, leaves_something_in_flight
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -194,3 +195,40 @@ def test_a_toy_leaves_the_generators_of_other_ranks_gpus_alone(monkeypatch: pyte
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: None)
     build_toy(lambda eval_mode: _Moved(), eval_mode=True)
     assert asked == [2]
+
+
+def _collectives(rank: int, world_size: int) -> tuple[bool, bool, bool, torch.Tensor]:
+    """Collectives of tensors of the stand-in, one of them read too early.
+
+    None has its input changed, or is of truths: torch.distributed calls the group where the stand-in is not told apart.
+    """
+    with tensors_on_gpu():
+        total = torch.full((3,), rank + 1.0, device="cuda")
+        handle = dist.all_reduce(total, async_op=True)
+        early = bool(total.isnan().all())
+        handle.wait()
+        numbers, outputs = torch.full((2,), float(rank), device="cuda"), [torch.empty(2, device="cuda") for _ in "ab"]
+        dist.all_gather(outputs, numbers)
+        on_it = all(isinstance(tensor, OnGpu) for tensor in (total, *outputs))
+        return early, on_it, [float(output[0]) for output in outputs] == [0, 1], total.cpu()
+
+
+def test_a_group_of_threads_takes_tensors_of_a_gpu() -> None:
+    ranks = Threads()
+    try:
+        results = ranks.run(_collectives, 2)
+    finally:
+        ranks.close()
+    for result in results:
+        early, on_it, gathered, total = result.value
+        assert (early, on_it, gathered) == (True, True, True)
+        assert total.tolist() == [3, 3, 3]
+        assert [entry.describe() for entry in result.collectives] == [
+            "all_reduce([3] float32)",
+            "all_gather([2] float32)",
+        ]
+
+
+def test_ranks_on_nccl_have_longer_for_they_compile_kernels() -> None:
+    assert Processes("nccl").patience == 4 * Processes().patience == 60
+    assert Processes("nccl", patience=2).patience == 2
