@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from fixtures.ranks import gpus
 from tests import bytecode
 from tests.commands import Run
 from tests.fork_server import fork_server
@@ -18,7 +19,8 @@ IMPORTED = ("torch", "sam3.model_builder", "sam3.train.loss.loss_fns", "sam3.tra
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Before xdist starts its workers, which inherit this.
+    # Before xdist starts its workers, which inherit both.
+    gpus.hide()
     kept = bytecode.kept()
     kept.__enter__()
     config.add_cleanup(lambda: kept.__exit__(None, None, None))

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import torch
 
-from fixtures.ranks import RanksFailed, RendezvousError, Torchrun
+from fixtures.ranks import RanksFailed, RendezvousError, Torchrun, gpus
 from fixtures.toy.shrink import CannotShrink
 from verify import request
 from verify.ci.publication import publish, shown_on_github
@@ -216,6 +216,26 @@ def _scale(options: Options[Target]) -> int:
     return max(1, options.profile.examples // 25)
 
 
+def _choose_device(backend: str) -> None:
+    """Let this process see no GPU, or where it is itself a rank on NCCL, compute on its own: before sam3 is imported.
+
+    Raises:
+        UsageError: where a GPU is seen that should not be.
+    """
+    if backend != "nccl" or "WORLD_SIZE" not in os.environ:
+        gpus.hide()
+        if torch.cuda.is_available():
+            raise UsageError(
+                "the GPUs of this machine cannot be hidden from what is judged on the CPU, for CUDA was asked before: "
+                "set CUDA_VISIBLE_DEVICES to nothing"
+            )
+        return
+    gpus.show()
+    local_rank = os.environ.get("LOCAL_RANK", "")
+    if local_rank.isdecimal() and int(local_rank) < gpus.count():  # what else it is, is refused with the options
+        gpus.own_gpu(int(local_rank))
+
+
 def _judges_here(config: pytest.Config) -> bool:
     """Whether this process judges, and alone: not under torchrun or xdist, whose ranks and workers do."""
     distributed = "WORLD_SIZE" in os.environ or _is_worker(config) or getattr(config.option, "numprocesses", None)
@@ -251,6 +271,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what sam3 imports; pytest's own filters are not in force yet
+            _choose_device(config.option.backend)
             launchers = _launchers(config)
             options = request.read_options(config.option, job_world_size())
             construction(options.target, tracker=True)
@@ -508,7 +529,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if _is_worker(session.config):
         return
     gate.journal.plan(_plan(gate, "the report was made, after all checks").as_json())
-    gate.report = _conclude(gate, measure=gate.rank == 0)
+    # Statements are measured on the CPU, as what is said of training is judged.
+    gate.report = _conclude(gate, measure=gate.rank == 0 and not gate.launchers.on_a_gpu)
     if gate.rank == 0:
         if gate.options.write_known:
             _write_known(gate, gate.options.write_known)
@@ -556,7 +578,8 @@ def _abort(config: pytest.Config, failure: RanksFailed) -> None:
             target=gate.options.target.spec,
             launcher="torchrun",
             replay=f"torchrun --nproc-per-node {os.environ['WORLD_SIZE']} -m pytest verify "
-            f"{(gate.judging or gate.options.target).options()} --only {name}",
+            f"{(gate.judging or gate.options.target).options()}"
+            f"{' --backend nccl' if gate.launchers.on_a_gpu else ''} --only {name}",
             world_size=int(os.environ["WORLD_SIZE"]),
             place=gate.journal.under_way.place if gate.journal.under_way else None,
         )

@@ -82,7 +82,7 @@ def _built_with_workarounds(target: Target) -> str | None:
     except CannotShrink as error:
         return (
             "The model was built and run with sam3's requests for CUDA met on the CPU; without that its builder fails "
-            f"on this machine, which has no CUDA: {error}"
+            f"where there is no CUDA: {error}"
         )
     return None
 

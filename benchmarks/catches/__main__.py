@@ -16,6 +16,7 @@ from benchmarks.catches.judging import Caught, judge, judge_alone, needs_process
 from benchmarks.catches.table import lines, uncaught
 from benchmarks.forked import in_forks
 from fixtures.forks.wrong import Wrong, wrong_targets
+from fixtures.ranks import gpus
 from verify.engine.launchers import Launchers
 from verify.groups import PRELOADED, registered
 
@@ -43,6 +44,7 @@ def main() -> int:
     wanted = _wanted(options)
     if not wanted:
         raise SystemExit(f"--bugs {options.bugs}: no seeded bug is called so: fixtures/forks/wrong.py names them")
+    gpus.hide()  # all is judged on the CPU
     torch.set_num_threads(1)  # a fork has none of the threads of a library
     warnings.simplefilter("ignore")  # of what sam3 imports
     registered()  # imports what the forks need

@@ -20,6 +20,7 @@ from benchmarks.mutation.mutants import Mutant, functions_in, mutants
 from benchmarks.mutation.operators import operators
 from benchmarks.mutation.score import SEEN
 from benchmarks.mutation.source import text_of
+from fixtures.ranks import gpus
 from verify.groups import registered
 
 #: How long a mutant may take that every check passes: minutes, where the machine is busy.
@@ -93,6 +94,7 @@ def _baseline(body: Body, seconds: float) -> tuple[Timed, ...]:
 
 def main() -> None:
     given = _arguments()
+    gpus.hide()  # all is judged on the CPU
     torch.set_num_threads(1)  # a fork has none of the threads of a library
     warnings.simplefilter("ignore")  # of what sam3 imports
     body = BODIES[given.body]

@@ -8,6 +8,8 @@ import importlib.util
 import pytest
 import torch
 
+from fixtures.ranks import gpus
+from fixtures.ranks.environment import rank_environment
 from verify.engine.options import UsageError, job_world_size
 from verify.request import read_options
 from verify.target.loading import load
@@ -90,9 +92,58 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
 
 
 def test_nccl_without_enough_gpus() -> None:
-    world_size = torch.cuda.device_count() + 1
+    world_size = gpus.count() + 1
     with pytest.raises(UsageError, match=f"needs a GPU a rank: {world_size} ranks, .* use --backend gloo"):
         read_options(given(backend="nccl", world_sizes=str(world_size)), None)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with two GPUs, and NCCL."""
+    monkeypatch.setattr(gpus, "count", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: True)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_nccl_on_as_many_gpus_as_ranks() -> None:
+    assert read_options(given(backend="nccl", world_sizes="1,2"), None).backend == "nccl"
+    with pytest.raises(
+        UsageError, match=r"needs a GPU a rank: 4 ranks, 2 GPUs here; .* fewer ranks with --world-sizes"
+    ):
+        read_options(given(backend="nccl"), None)
+    case = {"only": "test_coverage", "case": '{"frames": 2, "world_size": 2}'}
+    assert read_options(given(backend="nccl", **case), None).case  # its ranks count, not those of drawn cases
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("option", ["launcher", "carrier"])
+@pytest.mark.filterwarnings("ignore:--carrier")
+def test_threads_are_not_on_nccl(option: str) -> None:
+    with pytest.raises(UsageError, match=r"--backend nccl is of ranks that are processes, .* --launcher threads"):
+        read_options(given(backend="nccl", world_sizes="2", **{option: "threads"}), None)
+
+
+def test_torch_without_nccl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(UsageError, match="--backend nccl: this torch was built without NCCL; use --backend gloo"):
+        read_options(given(backend="nccl", world_sizes="1"), None)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_nccl_under_torchrun_on_two_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in rank_environment(3, 4, ranks_per_node=2).items():
+        monkeypatch.setenv(name, value)
+    options = read_options(given(backend="nccl"), 4)  # two ranks here, and two GPUs
+    assert options.launchers == ("processes",)  # threads would compute on this rank's GPU
+    assert read_options(given(), 4).launchers == ("threads", "processes")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(
+        UsageError, match=r"needs a GPU a rank: 3 ranks, 2 GPUs here; use --backend gloo, or .* torchrun"
+    ):
+        read_options(given(backend="nccl"), 4)
+    monkeypatch.delenv("LOCAL_RANK")
+    with pytest.raises(UsageError, match="--backend nccl needs LOCAL_RANK, which torchrun sets"):
+        read_options(given(backend="nccl"), 4)
 
 
 @pytest.mark.parametrize(

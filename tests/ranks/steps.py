@@ -424,3 +424,19 @@ def print_and_die(rank: int, world_size: int, text: str) -> None:
 
 def print_line(rank: int, world_size: int, text: str) -> None:
     print(text)
+
+
+def asked_of_nccl(rank: int, world_size: int) -> tuple[list[tuple[str, Any]], str | None, float]:
+    """What the rank has asked of the stand-in for NCCL, which GPUs it sees, and a sum over the ranks."""
+    from tests.ranks import nccl_stand_in
+
+    total = torch.tensor([float(rank + 1)])
+    dist.all_reduce(total)
+    return nccl_stand_in.ASKED, os.environ.get("CUDA_VISIBLE_DEVICES"), float(total)
+
+
+def reduces_on_its_gpu(rank: int, world_size: int) -> tuple[torch.Tensor, str]:
+    """A sum over the ranks, as a tensor of the rank's GPU, and which GPU that is."""
+    total = torch.full((2,), float(rank + 1), device="cuda")
+    dist.all_reduce(total)
+    return total, str(total.device)

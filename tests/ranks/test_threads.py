@@ -19,6 +19,7 @@ from torch.distributed import distributed_c10d as c10d
 from torch.nn.parallel import DistributedDataParallel
 
 from fixtures.ranks import NotCoveredByThreads, RanksFailed, Threads
+from fixtures.ranks.environment import environment_of_rank
 from tests.ranks.steps import (
     ASYNCHRONOUS,
     alive_and_slow,
@@ -422,3 +423,14 @@ def test_every_exception_is_kept(threads: Threads) -> None:
 
 def test_a_heartbeat_keeps_a_slow_rank_going(threads: Threads) -> None:
     assert [result.value for result in threads.run(alive_and_slow, 2, 1.5)] == [0, 1]
+
+
+def _alone_for_a_while(rank: int, world_size: int) -> tuple[str, str, str]:
+    before = os.environ["RANK"]
+    with environment_of_rank(0, 1):
+        meanwhile = os.environ["WORLD_SIZE"]
+    return before, meanwhile, os.environ["RANK"]
+
+
+def test_a_rank_that_was_alone_for_a_while_is_itself_again(threads: Threads) -> None:
+    assert [result.value for result in threads.run(_alone_for_a_while, 2)] == [("0", "1", "0"), ("1", "1", "1")]

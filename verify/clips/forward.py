@@ -12,7 +12,7 @@ from torch import nn
 from fixtures.ranks import RanksFailed, Threads
 from fixtures.toy.cpu import sam3_on_cpu
 from fixtures.toy.shrink import CannotShrink
-from verify.clips.batch import batch_of
+from verify.clips.batch import batch_of, on_device_of
 from verify.clips.capture import captured_output
 from verify.clips.case import Training
 from verify.clips.run import model_of
@@ -28,7 +28,7 @@ def _refused(model: nn.Module) -> str | None:
     refused = None
     for frames in (2, 1):
         try:
-            model(batch_of(Training(frames=frames)))
+            model(on_device_of(model, batch_of(Training(frames=frames))))
         except (AssertionError, NotImplementedError) as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
             own = type(model).forward.__code__

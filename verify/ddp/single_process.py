@@ -12,6 +12,7 @@ from sam3.model.data_misc import BatchedDatapoint
 from torch import nn
 
 from fixtures.ranks import Threads
+from fixtures.ranks.single import a_rank_on_a_gpu
 from fixtures.synthetic.clips import ClipSpec, make_clip
 from fixtures.toy.cpu import sam3_on_cpu
 from verify.ddp.case import PAIRINGS
@@ -77,16 +78,19 @@ def _train_alone(
 def one_process(target: Target, pairing: str, specs: tuple[ClipSpec, ...]) -> tuple[OneProcess, ...]:
     """Compute loss and gradients of each clip by itself, from the weights a run begins with.
 
-    In a process that is the only rank of its job, for a loss may ask its process group.
+    In a process that is the only rank of its job, for a loss may ask its process group; on a GPU where that is
+    compared with ranks on NCCL.
 
     Raises:
         RanksFailed: when that fails.
     """
-    ranks = Threads()
+    on_a_gpu = a_rank_on_a_gpu()
+    ranks = on_a_gpu or Threads()
     try:
         return ranks.run(_train_alone, 1, target, pairing, specs, True)[0].value
     finally:
-        ranks.close()
+        if on_a_gpu is None:
+            ranks.close()
 
 
 def gradient_tolerances(alone: tuple[OneProcess, ...]) -> dict[str, float]:

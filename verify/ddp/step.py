@@ -16,7 +16,7 @@ from reference.oracle.training import CORE_LOSS
 from verify.clips.batch import on_device_of
 from verify.target.loading import load
 from verify.target.naming import Target
-from verify.tensors.precision import computing_in
+from verify.tensors.precision import computing_in, without_tf32
 
 
 def trained_model(target: Target, segmentation: bool) -> nn.Module:
@@ -54,10 +54,11 @@ def training_step(
     model: Any = wrapped.module
     batch = on_device_of(model, batch)
     call = load(target).train_step
-    with computing_in(precision):
-        outputs = wrapped(batch) if call is None else call(wrapped, batch)
-        progress()
-        loss = criterion(outputs, [model.back_convert(found) for found in batch.find_targets])[CORE_LOSS]
-    loss.backward()
+    with without_tf32():  # in the backward pass, too
+        with computing_in(precision):
+            outputs = wrapped(batch) if call is None else call(wrapped, batch)
+            progress()
+            loss = criterion(outputs, [model.back_convert(found) for found in batch.find_targets])[CORE_LOSS]
+        loss.backward()
     progress()
     return float(loss.detach())

@@ -71,6 +71,8 @@ class Check:
     draws: str
     #: On processes, whether it runs at every world size at hand, or at the first alone.
     every_size: bool = True
+    #: Whether its processes are on gloo, and compute on the CPU, whatever --backend says.
+    on_cpu: bool = False
     #: Whether it is made of each of a target's subjects, or of the target alone.
     per_subject: bool = False
     #: Checks that have to pass before this one can tell anything: where one fails, this one is blocked by it.
@@ -111,6 +113,7 @@ def check(
     cost: int = 1,
     draws: str = "",
     every_size: bool = True,
+    on_cpu: bool = False,
     per_subject: bool = False,
     rests_on: tuple[str, ...] = (),
     why_not_applicable: WhyNotProvided | None = None,
@@ -142,6 +145,7 @@ def check(
             cost,
             draws or name,
             every_size,
+            on_cpu,
             per_subject,
             tuple(base for base in rests_on if base != name),
             why_not_applicable,

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky, Unsatisfiable
 
-from fixtures.ranks import NotCoveredByThreads, RanksFailed
+from fixtures.ranks import NotCoveredByThreads, Ranks, RanksFailed
+from fixtures.ranks.single import compared_with
 from fixtures.ranks.stacks import release_frames
 from verify.engine.check import THREADS, Case, Check, Target
 from verify.engine.finding import Finding, NotCovered, Violation, call_in, finding_of, replay_command
@@ -73,11 +74,23 @@ class Gate:
             return THREAD_WORLD_SIZES
         return self.process_world_sizes if self.launchers.job is None else self.launchers.job.world_sizes()
 
+    def ranks(self, check: Check, launcher: str) -> Ranks:
+        """The ranks that a check is run on, on a launcher."""
+        return self.launchers.get(launcher, check.on_cpu)
+
+    def options(self, check: Check, launcher: str) -> str:
+        """The options, beside those that name the check and its case, by which it is run as here."""
+        backend = " --backend nccl" if self.launchers.on_nccl(launcher, check.on_cpu) else ""
+        return f"{self.target.options()}{backend}"
+
     def judge(self, check: Check, launcher: str) -> Result:
         """Run one check on one launcher; never raises for what the target does.
 
         Under torchrun, rank 0 alone runs what needs no process, and every rank gets its result.
         """
+        if self.launchers.on_a_gpu and not self.launchers.on_nccl(launcher, check.on_cpu):
+            reason = "it is judged on the CPU, and under torchrun with --backend nccl this process is on a GPU"
+            return Result(check.name, check.group, check.kind, SKIPPED, reason=f"{reason}: run it with --backend gloo")
         self.note(check, launcher)
         if check.rests_on and self._provides(check) and (blocked := self._blocked(check)) is not None:
             self.journal.begin(None)
@@ -142,7 +155,7 @@ class Gate:
                 check.kind,
                 launcher,
                 target.spec,
-                target.options(),
+                self.options(check, launcher),
                 getattr(target, "subject_name", ""),
                 case.as_json() if case else None,
                 *self.journal.item,
@@ -233,9 +246,14 @@ class _Trial:
         self._violating: Case | None = None
         self.illustrated = Illustrated(check, gate.target)
 
+    @property
+    def ranks(self) -> Ranks:
+        """What the check's cases are run on."""
+        return self.gate.ranks(self.check, self.launcher)
+
     def _observe(self, case: Case) -> Any:
         try:
-            seen = self.check.observation(self.gate.launchers.get(self.launcher), self.gate.target, case)
+            seen = self.check.observation(self.ranks, self.gate.target, case)
         except RanksFailed as failure:
             # Without its causes, whose stacks hold on to all that ranks had.
             self.illustrated.observed(case, RanksFailed(failure.reason, failure.statuses))
@@ -253,7 +271,8 @@ class _Trial:
         if self.gate.on_case is not None:
             self.gate.on_case()
         try:
-            triggered = self.check.body(case, self._observe, self.gate.target)
+            with compared_with(self.ranks):
+                triggered = self.check.body(case, self._observe, self.gate.target)
         except BaseException as error:
             damage = self._mended()  # first of all: nothing goes on without
             if damage and not by_the_user(error):
@@ -377,13 +396,14 @@ class _Trial:
         """Make a finding of the violation of the last search."""
         case, gate = self._violating, self.gate
         assert case is not None
-        ranks = gate.launchers.get(self.launcher)
         return finding_of(
             violation,
             check=self.check.name,
             target=gate.target.spec,
-            launcher=ranks.name,
-            replay=replay_command(gate.target.options(), self.check.name, self.launcher, case.as_json()),
+            launcher=self.ranks.name,
+            replay=replay_command(
+                gate.options(self.check, self.launcher), self.check.name, self.launcher, case.as_json()
+            ),
             world_size=case.world_size,
             case=case.as_json(),
             place=_place_of_code(self.check, gate.target),

@@ -13,6 +13,7 @@ from verify.engine.check import PROCESSES, THREADS
 THREAD_WORLD_SIZES = (1, 2, 3, 4, 5, 6, 7, 8)
 #: World sizes of cases on processes, where torchrun has not set one.
 PROCESS_WORLD_SIZES = (2, 4)
+_GLOO, _NCCL = "gloo", "nccl"
 
 
 @dataclass
@@ -27,17 +28,31 @@ class Launchers:
     quiet: bool = True
     _made: dict[str, Ranks] = field(default_factory=dict)
 
-    def get(self, name: str) -> Ranks:
+    @property
+    def on_a_gpu(self) -> bool:
+        """Whether this process is itself a rank on NCCL, and computes on a GPU whatever it computes."""
+        return self.job is not None and self.backend == _NCCL
+
+    def on_nccl(self, name: str, on_cpu: bool = False) -> bool:
+        """Whether ranks are on NCCL: processes where the backend is that, but for those that are to be ``on_cpu``."""
+        return name == PROCESSES and self.backend == _NCCL and not on_cpu
+
+    def get(self, name: str, on_cpu: bool = False) -> Ranks:
+        """The ranks of a launcher; ``on_cpu``: on gloo, whatever the backend is."""
         if name == PROCESSES and self.job is not None:
             return self.job
-        if name not in self._made:
-            processes = partial(Processes, self.backend, preload=self.preload, quiet=self.quiet)
-            self._made[name] = Threads() if name == THREADS else processes()
-        return self._made[name]
+        backend = _NCCL if self.on_nccl(name, on_cpu) else _GLOO
+        kind = name if name == THREADS else backend
+        if kind not in self._made:
+            # Beside the two world sizes of cases there is, on NCCL, the rank that these are compared with.
+            pools = 3 if backend == _NCCL else 2
+            processes = partial(Processes, backend, preload=self.preload, pools=pools, quiet=self.quiet)
+            self._made[kind] = Threads() if name == THREADS else processes()
+        return self._made[kind]
 
     def prepare(self) -> None:
-        """Let the server of processes import what ranks need, beside other checks."""
-        if self.job is None:
+        """Let the server of processes import what ranks need, beside other checks; of ranks on NCCL there is none."""
+        if self.job is None and self.backend != _NCCL:
             ranks = self.get(PROCESSES)
             assert isinstance(ranks, Processes)
             ranks.prepare()

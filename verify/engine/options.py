@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from fixtures.ranks import gpus
 from verify.engine.check import PROCESSES, THREADS, Case, Check, Target
 from verify.engine.known import Known
 from verify.engine.launchers import PROCESS_WORLD_SIZES
@@ -187,6 +188,34 @@ def _launchers(launcher: str | None, carrier: str | None) -> tuple[str, ...]:
     return (named,) if named else (THREADS, PROCESSES)
 
 
+def _assert_gpus(
+    launchers: Sequence[str], job: int | None, sizes: Sequence[int], environment: Mapping[str, str] = os.environ
+) -> None:
+    """Refuse NCCL where there is not a GPU for each rank on this machine.
+
+    Raises:
+        UsageError: with what to do instead.
+    """
+    if PROCESSES not in launchers:
+        raise UsageError(
+            "--backend nccl is of ranks that are processes, and there are none with --launcher threads: leave out one "
+            "of the two"
+        )
+    if not torch.distributed.is_nccl_available():
+        raise UsageError("--backend nccl: this torch was built without NCCL; use --backend gloo")
+    ranks, fewer = max(sizes), "fewer ranks with --world-sizes"
+    if job:
+        for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            if not environment.get(name, "").isdecimal():
+                raise UsageError(f"--backend nccl needs {name}, which torchrun sets: start the ranks with it")
+        # On several nodes, those that are here.
+        ranks, fewer = int(environment["LOCAL_WORLD_SIZE"]), "fewer ranks a node with torchrun --nproc-per-node"
+    if (here := gpus.count()) < ranks:
+        raise UsageError(
+            f"--backend nccl needs a GPU a rank: {ranks} ranks, {here} GPUs here; use --backend gloo, or {fewer}"
+        )
+
+
 def _page(given: argparse.Namespace) -> Path | None:
     """The file for the page.
 
@@ -224,11 +253,11 @@ def read_options(
         UsageError: in one sentence, for anything that cannot be run as asked.
     """
     sizes = (job,) if job else _world_sizes(given.world_sizes)
-    if given.backend == "nccl" and torch.cuda.device_count() < max(sizes):
-        raise UsageError(
-            f"--backend nccl needs a GPU a rank: {max(sizes)} ranks, {torch.cuda.device_count()} GPUs here; "
-            "use --backend gloo, or fewer ranks with --world-sizes"
-        )
+    launchers, case = _launchers(given.launcher, given.carrier), _case(given.case, checks)
+    if given.backend == "nccl":
+        _assert_gpus(launchers, job, (case.world_size,) if case else sizes)
+        if job:
+            launchers = (PROCESSES,)  # what this process computes on threads would be on its rank's GPU
     if given.report and not Path(given.report).parent.is_dir():
         raise UsageError(f"--report {given.report}: there is no folder {Path(given.report).parent}")
     _assert_writable(given)
@@ -237,7 +266,7 @@ def read_options(
     return Options(
         target=target,
         checks=checks,
-        launchers=_launchers(given.launcher, given.carrier),
+        launchers=launchers,
         profile=profile,
         seed=seed,
         backend=given.backend,
@@ -250,5 +279,5 @@ def read_options(
         report=Path(given.report) if given.report else None,
         write_known=Path(given.write_known) if given.write_known else None,
         page=_page(given),
-        case=_case(given.case, checks),
+        case=case,
     )

@@ -10,8 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
+from fixtures.ranks import gpus
 from verify.engine.check import HAZARD
 from verify.engine.result import (
     BLOCKED,
@@ -118,7 +117,7 @@ class Report:
 
 
 def environment(backend: str, world_size: int | None, profile: str, seed: int) -> dict[str, Any]:
-    """What a result may depend on: versions, devices, ranks, profile."""
+    """What a result may depend on: versions, the GPUs that may be computed on, ranks, profile."""
     versions = {}
     for package in ("torch", "torchvision", "numpy", "hypothesis", "pytest"):
         try:
@@ -129,7 +128,7 @@ def environment(backend: str, world_size: int | None, profile: str, seed: int) -
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions,
-        "cuda_devices": torch.cuda.device_count(),
+        "cuda_devices": gpus.count() if backend == "nccl" else 0,
         "backend": backend,
         "torchrun_world_size": world_size,
         "profile": profile,

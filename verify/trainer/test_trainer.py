@@ -35,6 +35,7 @@ trainer_check = partial(
     from_json=run_from_json,
     why_not_provided=why_no_trainer,
     launchers=(PROCESSES,),
+    on_cpu=True,
     cost=1000,
     every_size=False,
     rests_on=("test_loader_makes_clips", "test_step_runs"),

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 
 from fixtures.ranks.environment import environment_of_rank
+from fixtures.ranks.single import in_single_process
 from fixtures.synthetic.clips import ClipSpec, make_clip
 from fixtures.synthetic.scripted_detector import with_prompts_before_embedding
 from fixtures.toy.cpu import sam3_on_cpu
+from fixtures.toy.device import device_here
 from reference.oracle import detection
 from verify.target.naming import Target
 from verify.tensors.precision import computing_in
@@ -47,10 +49,11 @@ def real_detector(target: Target, case: Scan) -> Any:
 
 
 def clip_of(case: Scan) -> Any:
-    """The synthetic clip of a case with the real detector, without targets."""
-    clip = make_clip(
-        ClipSpec(frames=case.frames, prompts=case.prompts, boxes=case.boxes, targets=False, seed=case.seed)
-    )
+    """The synthetic clip of a case with the real detector, without targets, on the device that it is run on."""
+    from sam3.model.utils.misc import copy_data_to_device
+
+    spec = ClipSpec(frames=case.frames, prompts=case.prompts, boxes=case.boxes, targets=False, seed=case.seed)
+    clip = copy_data_to_device(make_clip(spec), device_here())
     for stage in clip.find_inputs:
         with_prompts_before_embedding(stage)
     return clip
@@ -60,14 +63,14 @@ def prompt_of(stage: Any) -> Any:
     """A frame's own box prompt; its points are none, and said to be none: SAM 3.1's geometry encoder asks for them."""
     from sam3.model.geometry_encoders import Prompt
 
-    prompts = len(stage.text_ids)
+    prompts, device = len(stage.text_ids), stage.input_boxes.device
     return Prompt(
         box_embeddings=stage.input_boxes,
         box_mask=stage.input_boxes_mask,
         box_labels=stage.input_boxes_label,
-        point_embeddings=torch.zeros(0, prompts, 2),
-        point_mask=torch.zeros(prompts, 0, dtype=torch.bool),
-        point_labels=torch.zeros(0, prompts, dtype=torch.long),
+        point_embeddings=torch.zeros(0, prompts, 2, device=device),
+        point_mask=torch.zeros(prompts, 0, dtype=torch.bool, device=device),
+        point_labels=torch.zeros(0, prompts, dtype=torch.long, device=device),
     )
 
 
@@ -83,11 +86,19 @@ def inputs_of_clip(model: Any, clip: Any) -> Callable[[], dict[str, Any]]:
 
 
 def single_process(target: Target, case: Scan, perturbation: int = 0) -> list[dict[str, torch.Tensor]]:
-    """The reference for a case with the real detector: each frame detected alone, in this process.
+    """The reference for a case with the real detector: each frame detected alone, in a single process.
 
-    Under the prompt that the target's buffer detects it under: the scan's, or in a batched buffer the frame's own.
+    Where it is compared with ranks on NCCL, that is one on a GPU, too; what it gives is on the CPU. Under the prompt
+    that the target's buffer detects it under: the scan's, or in a batched buffer the frame's own.
     ``perturbation``: above 0, the seed by which each pixel is moved by one rounding step.
     """
+    found: list[dict[str, torch.Tensor]] = in_single_process(_detected_alone, target, case, perturbation)
+    return found
+
+
+def _detected_alone(
+    rank: int, world_size: int, target: Target, case: Scan, perturbation: int
+) -> list[dict[str, torch.Tensor]]:
     with as_called(target), environment_of_rank(0, 1):
         model = real_detector(target, case)
         clip = clip_of(case)

@@ -12,6 +12,7 @@ from torch import nn
 from fixtures.ranks import RanksFailed, Threads
 from fixtures.synthetic.script import Script
 from fixtures.synthetic.scripted_detector import Detected, numbered_prompt, numbered_text, scripted_forward, stages
+from fixtures.toy.device import device_here
 from verify.target.naming import Target
 from verify.video.call import call_buffer
 from verify.video.detector import detector, is_batched, why_no_buffer
@@ -70,7 +71,8 @@ def script_of(case: Scan) -> Script:
 def scripted(rank: int, target: Target, case: Scan, detected: list[Detected]) -> tuple[Any, InputsOf]:
     """A rank's model with the scripted detector, and what its caller hands over."""
     model = scripted_detector(target, case, script_of(case), rank, detected)
-    images = torch.arange(case.frames, dtype=torch.float32).view(-1, 1, 1, 1).repeat(1, 3, 2, 2)
+    numbers = torch.arange(case.frames, dtype=torch.float32, device=device_here())
+    images = numbers.view(-1, 1, 1, 1).repeat(1, 3, 2, 2)
     inputs = scripted_inputs(target, case, case.calls())
 
     def inputs_of(visit: Visit) -> dict[str, Any]:
