@@ -565,6 +565,15 @@ def pytest_terminal_summary(config: pytest.Config) -> None:
             gate.account.reporter.write_line(f"ERROR: {gate.no_page}")
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave torchrun's job when rank 0 has told all: torchrun ends it as soon as another rank leaves with a failure."""
+    gate = config.stash.get(_SESSION, None)
+    if gate is not None and gate.launchers.job is not None:
+        if gate.report is not None:
+            gate.launchers.job.broadcast(None)
+        gate.launchers.job.close()
+
+
 def _abort(config: pytest.Config, failure: RanksFailed) -> None:
     """Report a failure of torchrun's ranks, which nothing outlives: called on rank 0 before the job ends."""
     gate = config.stash[_SESSION]

@@ -58,8 +58,7 @@ class Launchers:
             ranks.prepare()
 
     def close(self) -> None:
+        """End the ranks that were made here; a job's are not."""
         for ranks in self._made.values():
             ranks.close()
         self._made.clear()
-        if self.job is not None:
-            self.job.close()
