@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fixtures.ranks import Collective
-from fixtures.synthetic.script import identify
+from fixtures.synthetic.script import FRAMES_TOLD, Origin, identify
 from reference.oracle.detection import SUPPRESSED
 from verify.buffer.observation import Call, RankSeen, Seen, expected_answer, kept_by_nms
 from verify.engine.finding import NotCovered, Violation, call_in
@@ -22,11 +22,16 @@ from verify.video.scripting import script_of
 Table = Sequence[Sequence[object]]
 
 
-def describe_scripted(tensor: str, values: Any) -> str:
+def _origin(tensor: str, values: Any, case: Scan) -> Origin | None:
+    """What a scripted tensor's first value says it is the output of; None where it says nothing."""
+    return identify(tensor, torch.as_tensor(values)) if case.frames <= FRAMES_TOLD else None
+
+
+def describe_scripted(tensor: str, values: Any, case: Scan) -> str:
     """A scripted tensor in one line, with what its first value says it is the output of."""
     if not isinstance(values, torch.Tensor):
         return describe_tensor(values)
-    origin = identify(tensor, values)
+    origin = _origin(tensor, values, case)
     return f"{origin} ({describe_tensor(values)})" if origin else describe_tensor(values)
 
 
@@ -34,8 +39,10 @@ def _frames_around(case: Scan, rank: RankSeen, number: int) -> Table:
     """A table of the calls around call ``number`` of a rank: who was expected and what came."""
     rows: list[list[object]] = [["call", "frame", "delivered", "detected", "in the buffer after"]]
     for call in rank.calls[max(0, number - 2) : number + 3]:
-        origin = identify("pred_boxes", torch.as_tensor(call.answer.get("pred_boxes", ())))
-        delivered = "not a detection" if origin is None else f"frame {origin.frame}, rank {origin.rank}"
+        origin = _origin("pred_boxes", call.answer.get("pred_boxes", ()), case)
+        told = case.frames <= FRAMES_TOLD
+        nobodys = "not a detection" if told else "not told in a clip of so many frames"
+        delivered = nobodys if origin is None else f"frame {origin.frame}, rank {origin.rank}"
         mark = ">" if call.number == number else " "
         detected = ", ".join(str(detected.frame) for detected in call.detected) or "-"
         rows.append([f"{mark}{call.number}", call.visit.frame, delivered, detected, frame_set(call.resident)])
@@ -101,8 +108,8 @@ def assert_own_detections(seen: Seen, tensors: Sequence[str] = DETECTIONS) -> No
                     if missing
                     else f"the answer for frame {call.visit.frame} is not that frame's own detection",
                     tensor=tensor,
-                    expected=describe_scripted(tensor, expected[tensor]),
-                    got="keys " + ", ".join(sorted(call.answer)) if missing else describe_scripted(tensor, got),
+                    expected=describe_scripted(tensor, expected[tensor], case),
+                    got="keys " + ", ".join(sorted(call.answer)) if missing else describe_scripted(tensor, got, case),
                     case=case,
                 )
 

@@ -66,6 +66,14 @@ def full_scans(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans_of(target, world_sizes, suppression=st.none(), from_end=True)
 
 
+@st.composite
+def long_scans(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    """Scans of all of a video of more frames than a byte can number."""
+    case = draw(_without_extras(target, world_sizes))
+    frames = draw(st.integers(257, 264))
+    return replace(case, frames=frames, start=frames - 1 if case.reverse else 0)
+
+
 def several_ranks(world_sizes: WorldSizes) -> WorldSizes:
     return world_sizes.filter(lambda size: size > 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -17,7 +18,7 @@ from verify.buffer.agreement import (
     resident_frames,
     violation_at,
 )
-from verify.buffer.case import full_scans, only_frames, scans_without_nms
+from verify.buffer.case import full_scans, long_scans, only_frames, scans_without_nms
 from verify.buffer.group import schedule_check
 from verify.buffer.observation import Observe, Seen
 from verify.buffer.pictures import held_for_long, held_pictures, scan_pictures, shows
@@ -62,7 +63,11 @@ def test_share_of_work(case: Scan, observe: Observe, target: Target) -> None:
     frames of the chunks that it visits. Work done twice, or by one rank for all, costs the speed for which several GPUs
     or batches are used.
     """
-    seen = observe(case)
+    _assert_share_of_work(observe(case))
+
+
+def _assert_share_of_work(seen: Seen) -> None:
+    case = seen.case
     if case.batch:
         _assert_detected_once(seen)
         return
@@ -87,10 +92,17 @@ def test_share_of_work(case: Scan, observe: Observe, target: Target) -> None:
             rank,
             call,
             f"the rank detects other frames than its share of the {len(begins)} chunks",
-            expected="frames " + (", ".join(map(str, promised)) or "none"),
-            got="frames " + (", ".join(map(str, frames)) or "none"),
+            expected="frames " + _listed(promised, at),
+            got="frames " + _listed(frames, at),
             case=case,
         )
+
+
+def _listed(frames: Sequence[int], at: int) -> str:
+    """Frames in words; of many, those around place ``at``."""
+    first, last = max(0, at - 12), at + 12
+    listed = ", ".join(map(str, frames[first:last])) or "none"
+    return f"{'…, ' if first else ''}{listed}{', …' if last < len(frames) else ''}"
 
 
 def _assert_detected_once(seen: Seen) -> None:
@@ -112,7 +124,7 @@ def _assert_detected_once(seen: Seen) -> None:
                     if again
                     else f"frame {others[0]} is detected, which is in no chunk of {case.batch} that the scan visits",
                     expected="each of frames " + frame_set(frozenset(wanted)) + " once",
-                    got="frames " + ", ".join(map(str, frames)),
+                    got="frames " + _listed(frames, 0),
                     case=case,
                 )
 
@@ -124,7 +136,12 @@ def test_residency(case: Scan, observe: Observe, target: Target) -> None:
     Every frame kept too long holds its masks and tracker features in the memory of every GPU; over a long video that
     ends in out of memory.
     """
-    for rank, call in all_calls(observe(case)):
+    _assert_residency(observe(case))
+
+
+def _assert_residency(seen: Seen) -> None:
+    case = seen.case
+    for rank, call in all_calls(seen):
         allowed = 1 if call.number == len(case.calls()) - 1 else 2
         resident = resident_frames(rank, call, case)
         if len(chunk_numbers(resident, case)) > allowed:
@@ -145,6 +162,21 @@ def test_residency(case: Scan, observe: Observe, target: Target) -> None:
                 expected="answers that nobody holds once their frame has left the buffer",
                 got=f"answers of {len(call.held)} frames alive after the scan",
             )
+
+
+@schedule_check(long_scans, launchers=(THREADS,), cost=25, draws="long scans", pictures=None)
+def test_long_video(case: Scan, observe: Observe, target: Target) -> None:
+    """A video of more than 256 frames is scanned as a short one: right answers, no work done twice, two chunks held.
+
+    Videos are long, and other checks' clips are short. What breaks past a number of frames (numbers compared as
+    objects, which small ones share; a list that is cut; calls that call themselves) is seen here.
+    """
+    seen = observe(case)
+    assert_own_detections(seen)
+    assert_inside_clip(seen)
+    _assert_share_of_work(seen)
+    if not case.batch:  # of so many frames, what a batched buffer holds does not tell which they are
+        _assert_residency(seen)
 
 
 @schedule_check(scans_without_nms, draws="scans without NMS", pictures=held_pictures)

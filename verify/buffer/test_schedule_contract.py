@@ -62,8 +62,8 @@ def test_defaults_of_arguments(case: Scan, observe: Observe, target: Target) -> 
                     bare,
                     message.format("answers otherwise"),
                     tensor=key,
-                    expected=describe_scripted(key, values),
-                    got=describe_scripted(key, found),
+                    expected=describe_scripted(key, values, case),
+                    got=describe_scripted(key, found, case),
                     case=case,
                 )
         if call.resident != bare.resident or call.detected != bare.detected:
