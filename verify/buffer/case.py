@@ -68,9 +68,9 @@ def full_scans(target: Target, world_sizes: WorldSizes) -> Scans:
 
 @st.composite
 def long_scans(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
-    """Scans of all of a video of more frames than a byte can number."""
+    """Scans of all of a video of more frames than a byte can number, by a whole batch of them."""
     case = draw(_without_extras(target, world_sizes))
-    frames = draw(st.integers(257, 264))
+    frames = draw(st.integers(273, 280))
     return replace(case, frames=frames, start=frames - 1 if case.reverse else 0)
 
 
