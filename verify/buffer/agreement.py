@@ -38,10 +38,9 @@ def describe_scripted(tensor: str, values: Any, case: Scan) -> str:
 def _frames_around(case: Scan, rank: RankSeen, number: int) -> Table:
     """A table of the calls around call ``number`` of a rank: who was expected and what came."""
     rows: list[list[object]] = [["call", "frame", "delivered", "detected", "in the buffer after"]]
+    nobodys = "not a detection" if case.frames <= FRAMES_TOLD else "not told in a clip of so many frames"
     for call in rank.calls[max(0, number - 2) : number + 3]:
         origin = _origin("pred_boxes", call.answer.get("pred_boxes", ()), case)
-        told = case.frames <= FRAMES_TOLD
-        nobodys = "not a detection" if told else "not told in a clip of so many frames"
         delivered = nobodys if origin is None else f"frame {origin.frame}, rank {origin.rank}"
         mark = ">" if call.number == number else " "
         detected = ", ".join(str(detected.frame) for detected in call.detected) or "-"
@@ -277,6 +276,8 @@ def resident_frames(rank: RankSeen, call: Call, case: Scan) -> frozenset[int]:
     """
     if call.resident is not None:
         return call.resident
+    if case.batch and case.frames > FRAMES_TOLD:
+        raise NotCovered(f"boxes tell {FRAMES_TOLD} frames apart, and the clip has more: what is held is not known")
     if case.batch:
         raise NotCovered("the batched buffer keeps its chunks where no boxes are found, so what it holds is not known")
     raise violation_at(

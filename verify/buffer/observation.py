@@ -106,10 +106,12 @@ def _visit_all(target: Target, model: Any, case: Scan, inputs_of: InputsOf, call
         before = len(calls)
         answer = call_numbered(target, model, case, number, visit, inputs, buffer)
         given.append((visit.frame, [weakref.ref(answer[key]) for key in DETECTIONS if key in answer]))
-        seen.append(Call(number, visit, copied(answer), frames_kept(target, buffer), tuple(calls[before:])))
+        seen.append(
+            Call(number, visit, copied(answer), frames_kept(target, buffer, case.frames), tuple(calls[before:]))
+        )
         del answer
         progress()
-    resident = {frame for buffer in buffers.values() for frame in frames_kept(target, buffer) or ()}
+    resident = {frame for buffer in buffers.values() for frame in frames_kept(target, buffer, case.frames) or ()}
     gone = [(frame, tensors) for frame, tensors in given if frame not in resident]
     held = _alive(gone)
     if held:  # perhaps in a cycle of references only; collecting takes longer than the scan

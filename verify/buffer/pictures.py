@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
-from fixtures.synthetic.script import identify
+from fixtures.synthetic.script import FRAMES_TOLD, identify
 from reference.oracle import schedule
 from verify.buffer.observation import Call, RankSeen, Seen
 from verify.engine.picture import SEQUENCE, Picture, cut, mismatch_in_words, sequences, window
@@ -267,19 +267,24 @@ def collectives_pictures(case: Scan, seen: Any, target: Target) -> tuple[Picture
     return (Picture("sequences", "Collectives, as each rank issued them", description, data),)
 
 
+def _tells_frames(seen: Any) -> TypeGuard[Seen]:
+    """Whether a scan was seen whose detections say which frame they are of: of a long clip's they do not."""
+    return isinstance(seen, Seen) and seen.case.frames <= FRAMES_TOLD
+
+
 def scan_pictures(case: Scan, seen: Any, target: Target) -> tuple[Picture, ...]:
     """The schedule of a scan."""
-    return (schedule_picture(seen),) if isinstance(seen, Seen) else ()
+    return (schedule_picture(seen),) if _tells_frames(seen) else ()
 
 
 def differing_scan_pictures(case: Scan, seen: Any, target: Target) -> tuple[Picture, ...]:
     """The schedule of a scan that differs from it; of one that does not, what a check found lies elsewhere."""
-    return scan_pictures(case, seen, target) if isinstance(seen, Seen) and first_difference(seen) else ()
+    return scan_pictures(case, seen, target) if _tells_frames(seen) and first_difference(seen) else ()
 
 
 def held_pictures(case: Scan, seen: Any, target: Target) -> tuple[Picture, ...]:
     """How many frames a scan held; where that differs from the schedule, the schedule, too."""
-    if not isinstance(seen, Seen):
+    if not _tells_frames(seen):
         return ()
     held = residency_picture(seen)
     differs = seen.case.visits is None and any(_first_held(seen.case, rank) for rank in seen.ranks)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fixtures.synthetic.script import identify
+from fixtures.synthetic.script import FRAMES_TOLD, identify
 from verify.target.naming import Target
 from verify.video.detector import ANY_OTHER, FEATURE_FLAGS, buffer_of, buffer_options, is_batched
 from verify.video.scan import Scan, Visit
@@ -126,13 +126,15 @@ def _frames_of_boxes(name: str, values: Any) -> Iterator[int]:
                 yield origin.frame
 
 
-def frames_kept(target: Target, kept: Mapping[Any, Any]) -> frozenset[int] | None:
-    """The frames whose detections a buffer holds after a call; None where that cannot be told.
+def frames_kept(target: Target, kept: Mapping[Any, Any], of: int) -> frozenset[int] | None:
+    """The frames, ``of`` so many of the clip, whose detections a buffer holds after a call; None if that is not told.
 
     A chunked buffer has them under their numbers. A batched one is looked through for scripted boxes, which tell what
-    frame they are of: how it names its chunks is its own affair.
+    frame they are of where the clip has no more than they tell apart: how it names its chunks is its own affair.
     """
     if is_batched(target):
+        if of > FRAMES_TOLD:
+            return None
         contents = list(_contents(kept, "", set()))
         frames = frozenset(frame for name, values in contents for frame in _frames_of_boxes(name, values))
         return frames if frames or not contents else None
