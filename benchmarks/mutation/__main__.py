@@ -15,7 +15,7 @@ import torch
 from benchmarks.forked import in_forks
 from benchmarks.mutation import report
 from benchmarks.mutation.bodies import BODIES, Body
-from benchmarks.mutation.judging import ENDED, NO_TENSOR, TIMED_OUT, Judged, Timed, baseline, judge
+from benchmarks.mutation.judging import ENDED, NO_TENSOR, TIMED_OUT, Judged, Timed, baseline, checks_of, judge
 from benchmarks.mutation.mutants import Mutant, functions_in, mutants
 from benchmarks.mutation.operators import operators
 from benchmarks.mutation.score import SEEN
@@ -25,8 +25,6 @@ from verify.groups import registered
 
 #: How long a mutant may take that every check passes: minutes, where the machine is busy.
 SECONDS = 300.0
-#: How much longer the unedited body may: all of its checks are made.
-BASELINE_SECONDS = 1800.0
 #: Of the order in which mutants are judged: what is there when a measurement is ended is a sample.
 SEED = 0
 
@@ -85,11 +83,14 @@ def _judged(body: Body, timed: tuple[Timed, ...], every_check: bool, mutant: Mut
     return judge(body, mutant, timed, every_check)
 
 
-def _baseline(body: Body, seconds: float) -> tuple[Timed, ...]:
-    (ended,) = in_forks(baseline, [body], 1, seconds)
-    if ended.given is None:
-        raise SystemExit("the unedited body cannot be judged: run the gate on it first")
-    return ended.given
+def _baseline(body: Body, workers: int, seconds: float) -> tuple[Timed, ...]:
+    """How each check ends on the unedited body, each in a process of its own."""
+    timed = []
+    for ended in in_forks(partial(baseline, body), sorted(checks_of(body.groups)), workers, seconds):
+        if ended.given is None:
+            raise SystemExit(f"the unedited body cannot be judged by {ended.asked}: run the gate on it first")
+        timed.append(ended.given)
+    return tuple(sorted(timed, key=lambda one: one.check))
 
 
 def main() -> None:
@@ -114,7 +115,7 @@ def main() -> None:
         raise SystemExit(f"--again {error}") from None
     registered()  # imports what the forks need
     started, commit = time.monotonic(), report.commit()
-    timed = _baseline(body, BASELINE_SECONDS)
+    timed = _baseline(body, given.workers, given.seconds)
     pairs: list[tuple[Mutant, Judged]] = []
     if earlier is not None:
         seed = earlier.seed

@@ -11,6 +11,7 @@ import torch
 from benchmarks.mutation import tensors
 from benchmarks.mutation.bodies import Body
 from benchmarks.mutation.mutants import Mutant
+from benchmarks.mutation.reached import Lines, lines_run
 from benchmarks.mutation.source import put_in_place
 from verify.engine.check import HAZARD, THREADS, Check
 from verify.engine.judge import Gate
@@ -29,6 +30,8 @@ KILLED = "killed"
 #: Of requirements none fails, and of hazards one does: the gate shows it, and fails with --hazards fail.
 HAZARDOUS = "hazard only"
 SURVIVED = "survived"
+#: It could not be seen: none of the checks that concern it comes to the statement that is edited.
+NOT_REACHED = "not reached"
 #: The module cannot be imported.
 DOES_NOT_RUN = "does not run"
 TIMED_OUT = "timed out"
@@ -50,6 +53,14 @@ class Timed:
     reason: str
     #: Of the processor.
     seconds: float
+    #: What is run of the body's modules; None where that is not known.
+    lines: Lines | None = None
+
+    def reaches(self, mutant: Mutant) -> bool:
+        """Whether the check comes to the edit; else it ends as it does on the unedited body."""
+        return self.lines is None or any(
+            mutant.statement[0] <= line <= mutant.statement[1] for line in self.lines.get(mutant.module, ())
+        )
 
 
 @dataclass(frozen=True)
@@ -76,16 +87,15 @@ class _Judge:
         return replace(self._gate, profile=PROFILE if on_threads else ON_PROCESSES).judge(check, THREADS)
 
 
-def baseline(body: Body) -> tuple[Timed, ...]:
-    """Judge the body as it is, by every check of its groups."""
-    judge = _Judge(body)
-    timed = []
-    for check in (check for check in registered().values() if check.group in body.groups):
+def baseline(body: Body, name: str) -> Timed:
+    """Judge the body as it is by a check of its groups, in a process that has built nothing yet."""
+    check, judge = registered()[name], _Judge(body)
+    with lines_run([region.module for region in body.regions]) as lines:
         started = time.process_time()
         result = judge.result(check)
-        reason = result.finding.message if result.finding else result.reason
-        timed.append(Timed(check.name, check.kind, result.outcome, reason, time.process_time() - started))
-    return tuple(timed)
+        seconds = time.process_time() - started
+    reason = result.finding.message if result.finding else result.reason
+    return Timed(check.name, check.kind, result.outcome, reason, seconds, lines)
 
 
 def checks_of(groups: Collection[str]) -> frozenset[str]:
@@ -93,19 +103,18 @@ def checks_of(groups: Collection[str]) -> frozenset[str]:
     return frozenset(check.name for check in registered().values() if check.group in groups)
 
 
-def order(timed: Sequence[Timed], groups: Collection[str], first: Collection[str] = ()) -> tuple[str, ...]:
+def order(timed: Sequence[Timed], groups: Collection[str], first: Collection[str] = ()) -> tuple[Timed, ...]:
     """The checks of some groups that can kill: those that the unedited body passes.
 
     Requirements before hazards, the cheapest first; before all others those that are to be ``first``.
     """
     wanted = checks_of(groups)
     passed = [one for one in timed if one.outcome == PASSED and one.check in wanted]
-    ordered = sorted(passed, key=lambda one: (one.check not in first, one.kind == HAZARD, one.seconds))
-    return tuple(one.check for one in ordered)
+    return tuple(sorted(passed, key=lambda one: (one.check not in first, one.kind == HAZARD, one.seconds)))
 
 
 def judge(body: Body, mutant: Mutant, timed: Sequence[Timed], every_check: bool) -> Judged:
-    """Put a mutant in place in this process, and judge it by checks until one fails, or by all of them.
+    """Put a mutant in place in this process, and judge it by checks that come to it until one fails, or by all of them.
 
     ``timed``: how the unedited body ended.
     """
@@ -122,7 +131,8 @@ def judge(body: Body, mutant: Mutant, timed: Sequence[Timed], every_check: bool)
     probes = region.probes if mutant.edits_tensors else ()
     judge, checks, message = _Judge(body), registered(), ""
     killers: list[str] = []
-    for name in order(timed, region.groups, probes):
+    asked = [one.check for one in order(timed, region.groups, probes) if one.reaches(mutant)]
+    for name in asked:
         if probes and name not in probes and tensors.met == 0:
             return Judged(NO_TENSOR, seconds=time.process_time())
         if killers and not every_check:
@@ -134,5 +144,5 @@ def judge(body: Body, mutant: Mutant, timed: Sequence[Timed], every_check: bool)
     if mutant.edits_tensors and tensors.met == 0:
         return Judged(NO_TENSOR, seconds=time.process_time())
     required = [name for name in killers if checks[name].kind != HAZARD]
-    outcome = KILLED if required else HAZARDOUS if killers else SURVIVED
+    outcome = KILLED if required else HAZARDOUS if killers else SURVIVED if asked else NOT_REACHED
     return Judged(outcome, tuple(killers), message, time.process_time())

@@ -25,6 +25,8 @@ class Mutant:
     operator: str
     #: Of the module's own file.
     line: int
+    #: First and last line of the statement that is edited; of a whole function where its head is.
+    statement: tuple[int, int]
     #: The lines that the edit takes away and puts in their place.
     diff: str
     #: The whole module's text.
@@ -61,6 +63,15 @@ def functions_in(text: str) -> tuple[str, ...]:
         elif isinstance(node, ast.ClassDef):
             names += [f"{node.name}.{item.name}" for item in node.body if isinstance(item, ast.FunctionDef)]
     return tuple(names)
+
+
+def _statement_at(definition: ast.FunctionDef, line: int) -> tuple[int, int]:
+    """The lines of the innermost statement that has this one; of the function's body, where none in it has."""
+    lines = (definition.body[0].lineno, definition.body[-1].end_lineno or line)
+    for node in ast.walk(definition):  # outer ones before those in them
+        if node is not definition and isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or line):
+            lines = (node.lineno, node.end_lineno or line)
+    return lines
 
 
 def _ranges_of_annotations(tree: Any) -> list[tuple[Any, Any]]:
@@ -120,4 +131,4 @@ def mutants(module: str, text: str, qualified: str, operators: Sequence[Named]) 
                 (*lines[: first - 1], textwrap.indent(edited, " " * indent), *lines[definition.end_lineno :])
             )
             name = f"{qualified.rpartition('.')[2]}:{line}:{column}:{named.name}{suffix}"
-            yield Mutant(name, module, named.name, line, _diff(code, edited), whole)
+            yield Mutant(name, module, named.name, line, _statement_at(definition, line), _diff(code, edited), whole)

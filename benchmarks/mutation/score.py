@@ -8,10 +8,20 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
-from benchmarks.mutation.judging import DOES_NOT_RUN, ENDED, HAZARDOUS, KILLED, NO_TENSOR, REFUSED, SURVIVED, TIMED_OUT
+from benchmarks.mutation.judging import (
+    DOES_NOT_RUN,
+    ENDED,
+    HAZARDOUS,
+    KILLED,
+    NO_TENSOR,
+    NOT_REACHED,
+    REFUSED,
+    SURVIVED,
+    TIMED_OUT,
+)
 
 #: All ways to end, as they are reported.
-OUTCOMES = (KILLED, REFUSED, ENDED, DOES_NOT_RUN, HAZARDOUS, TIMED_OUT, SURVIVED, NO_TENSOR)
+OUTCOMES = (KILLED, REFUSED, ENDED, DOES_NOT_RUN, HAZARDOUS, TIMED_OUT, SURVIVED, NOT_REACHED, NO_TENSOR)
 #: The gate does not pass: it refuses what cannot be imported or built, and reports a process that was ended.
 SEEN = (KILLED, REFUSED, ENDED, DOES_NOT_RUN)
 CONFIDENCE = 0.95

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import sys
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -17,9 +18,20 @@ import torch
 from benchmarks.forked import Ended, in_forks
 from benchmarks.mutation import judging, tensors
 from benchmarks.mutation.bodies import BODIES
-from benchmarks.mutation.judging import DOES_NOT_RUN, KILLED, NO_TENSOR, REFUSED, SURVIVED, Timed, judge, order
+from benchmarks.mutation.judging import (
+    DOES_NOT_RUN,
+    KILLED,
+    NO_TENSOR,
+    NOT_REACHED,
+    REFUSED,
+    SURVIVED,
+    Timed,
+    judge,
+    order,
+)
 from benchmarks.mutation.mutants import Mutant, NoSuchFunction, functions_in, mutants
 from benchmarks.mutation.operators import operators
+from benchmarks.mutation.reached import lines_run
 from benchmarks.mutation.report import Earlier, Measurement, NoMeasurement, lines, read, write
 from benchmarks.mutation.score import score, score_of
 from benchmarks.mutation.source import put_in_place, text_of
@@ -143,7 +155,7 @@ def test_edits_of_tensors_reach_into_containers() -> None:
 def in_sam3(before: str, after: str, operator: str = "by_hand") -> Mutant:
     text = text_of(MODULE)
     assert text.count(before) == 1, text.count(before)
-    return Mutant("by hand", MODULE, operator, 1, "", text.replace(before, after))
+    return Mutant("by hand", MODULE, operator, 1, (1, 1), "", text.replace(before, after))
 
 
 def judged(mutant: Mutant, seconds: float = 100, every_check: bool = False) -> Ended:  # type: ignore[type-arg]
@@ -222,9 +234,61 @@ def test_a_mutant_is_in_place_for_all_importers_and_in_no_file(tmp_path: Path, m
 def test_checks_that_fail_the_unedited_body_are_not_asked_and_the_cheapest_are_first() -> None:
     hazard = Timed("test_resumed_scan", HAZARD, PASSED, "", 0.0)
     timed = (hazard, *reversed(TIMED))
-    assert order(timed, ("schedule",)) == ("test_answers_at_all", "test_coverage", "test_resumed_scan")
-    assert order(timed, ("schedule",), ("test_coverage",))[0] == "test_coverage"
+    asked = [one.check for one in order(timed, ("schedule",))]
+    assert asked == ["test_answers_at_all", "test_coverage", "test_resumed_scan"]
+    assert order(timed, ("schedule",), ("test_coverage",))[0].check == "test_coverage"
     assert order(timed, ("builder",)) == ()
+
+
+def test_lines_that_are_run_are_found_on_any_thread_and_not_those_of_the_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "watched_here.py").write_text("def f(x):\n    if x:\n        return 1\n    return 2\n")
+    watched = importlib.import_module("watched_here")
+    try:
+        with lines_run(["watched_here"]) as lines:
+            on_a_thread = threading.Thread(target=watched.f, args=(1,))
+            on_a_thread.start()
+            on_a_thread.join()
+        assert lines == {"watched_here": [2, 3]}
+        with lines_run(["watched_here"]) as lines:
+            pass
+        assert lines == {"watched_here": []}
+    finally:
+        del sys.modules["watched_here"]
+
+
+def test_the_statement_of_an_edit_is_the_innermost_and_the_body_for_what_is_in_the_head() -> None:
+    code = """
+def f(
+    x=1,
+):
+    if x:
+        return g(
+            2,
+        )
+    return 3
+"""
+    statements = {mutant.line: mutant.statement for mutant in mutants("m", code, "f", operators())}
+    assert {line: statements[line] for line in (3, 7, 9)} == {3: (5, 9), 7: (6, 8), 9: (9, 9)}
+
+
+@pytest.mark.parametrize(("line", "outcome"), [(1, KILLED), (2, NOT_REACHED)])
+def test_checks_that_do_not_come_to_an_edit_are_not_asked(line: int, outcome: str) -> None:
+    edit = in_sam3(SAVED, "frame_idx_to_save = frame_idx_begin + self.world_size - 1 - rank")
+    timed = tuple(replace(one, lines={MODULE: [line]}) for one in TIMED)
+    (ended,) = in_forks(partial(judge, CHUNKED, timed=timed, every_check=False), [edit], 1, 100)
+    assert ended.given is not None
+    assert ended.given.outcome == outcome
+
+
+def test_a_check_of_the_unedited_body_says_where_it_comes() -> None:
+    (ended,) = in_forks(partial(judging.baseline, CHUNKED), ["test_coverage"], 1, 100)
+    assert ended.given is not None
+    assert ended.given.outcome == PASSED
+    saved = 1 + text_of(MODULE).splitlines().index(" " * 12 + SAVED)
+    assert saved in (ended.given.lines or {})[MODULE]
 
 
 # What is made of it
@@ -255,7 +319,7 @@ def test_neither_time_outs_nor_hazards_count_as_killed() -> None:
 
 
 def test_the_table_says_what_alone_killed_and_shows_survivors() -> None:
-    mutant = Mutant("f:1:2:Operator", "module", "Operator", 1, "- old\n+ new", "")
+    mutant = Mutant("f:1:2:Operator", "module", "Operator", 1, (1, 1), "- old\n+ new", "")
     pairs = (
         (mutant, judging.Judged(SURVIVED)),
         (replace(mutant, name="other"), judging.Judged(KILLED, ("test_coverage",))),
@@ -271,7 +335,7 @@ def test_the_table_says_what_alone_killed_and_shows_survivors() -> None:
 
 
 def test_a_measurement_is_read_as_it_was_written(tmp_path: Path) -> None:
-    mutant = Mutant("f:1:2:Operator", "module", "Operator", 1, "- old\n+ new", "text")
+    mutant = Mutant("f:1:2:Operator", "module", "Operator", 1, (1, 1), "- old\n+ new", "text")
     pairs = ((mutant, judging.Judged(KILLED, ("test_coverage",), "says", 1.5)),)
     write(Measurement("chunked", "commit", 1, 7, TIMED, pairs, False, 1.0), tmp_path / "measured.json")
     assert read(tmp_path / "measured.json", "chunked", [mutant]) == Earlier(7, pairs)
