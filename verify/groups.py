@@ -48,8 +48,8 @@ def on_processes(only: str | None) -> bool:
     return only is None or not ON_PROCESSES.isdisjoint(names(only))
 
 
-def select(only: str | None) -> dict[str, Check]:
-    """The checks that ``--only GROUP_OR_CHECK[,…]`` names; all of them for None.
+def select(only: str | None, option: str = "--only") -> dict[str, Check]:
+    """The checks that ``--only GROUP_OR_CHECK[,…]``, or another ``option``, names; all of them for None.
 
     Raises:
         ValueError: naming what is neither a group nor a check.
@@ -61,8 +61,8 @@ def select(only: str | None) -> dict[str, Check]:
     for name in named:
         if name not in checks and name not in GROUPS:
             raise ValueError(
-                f"--only {name}: neither a group ({', '.join(GROUPS)}) nor a check; --list-checks names them"
+                f"{option} {name}: neither a group ({', '.join(GROUPS)}) nor a check; --list-checks names them"
             )
     if not named:
-        raise ValueError("--only names nothing")
+        raise ValueError(f"{option} names nothing")
     return {name: found for name, found in checks.items() if name in named or found.group in named}

@@ -97,10 +97,11 @@ def read_options(given: argparse.Namespace, job: int | None) -> Options[Target]:
         for named in (given.loss and loaded.loss, given.train_step and loaded.train_step):
             assert named is None or callable(named)
         checks = select(given.only)
+        required = () if given.require is None else tuple(select(given.require, "--require"))
         if given.config or given.loader:
             _assert_data_path(target)
         known, known_from = _own(given.known, checks)
         subjects = chosen(target, given.subject)
     except (TargetError, KnownError, ValueError) as error:
         raise UsageError(str(error)) from None
-    return engine_options.read_options(given, job, target, checks, known, known_from, subjects)
+    return engine_options.read_options(given, job, target, checks, known, known_from, subjects, required)

@@ -17,7 +17,7 @@ from verify.engine.check import HAZARD, THREADS, Check
 from verify.engine.judge import Gate
 from verify.engine.launchers import PROCESS_WORLD_SIZES, Launchers
 from verify.engine.profile import PROFILES
-from verify.engine.result import FAILURES, PASSED, Result
+from verify.engine.result import FAILURES, NOT_PROVIDED, PASSED, SKIPPED, Result
 from verify.groups import registered
 from verify.target.models import construction
 
@@ -29,6 +29,8 @@ ON_PROCESSES = replace(PROFILE, examples=PROFILE.process_examples * len(PROCESS_
 KILLED = "killed"
 #: Of requirements none fails, and of hazards one does: the gate shows it, and fails with --hazards fail.
 HAZARDOUS = "hazard only"
+#: None fails, and one that the unedited body passes cannot be made: the gate fails with --require.
+NO_LONGER_MADE = "no longer made"
 SURVIVED = "survived"
 #: It could not be seen: none of the checks that concern it comes to the statement that is edited.
 NOT_REACHED = "not reached"
@@ -131,6 +133,7 @@ def judge(body: Body, mutant: Mutant, timed: Sequence[Timed], every_check: bool)
     probes = region.probes if mutant.edits_tensors else ()
     judge, checks, message = _Judge(body), registered(), ""
     killers: list[str] = []
+    lost: list[str] = []
     asked = [one.check for one in order(timed, region.groups, probes) if one.reaches(mutant)]
     for name in asked:
         if probes and name not in probes and tensors.met == 0:
@@ -141,8 +144,12 @@ def judge(body: Body, mutant: Mutant, timed: Sequence[Timed], every_check: bool)
         if result.outcome in FAILURES:
             killers.append(name)
             message = message or (result.finding.message if result.finding else result.reason)
+        elif result.outcome in (NOT_PROVIDED, SKIPPED):
+            lost.append(result.reason)
     if mutant.edits_tensors and tensors.met == 0:
         return Judged(NO_TENSOR, seconds=time.process_time())
     required = [name for name in killers if checks[name].kind != HAZARD]
+    if not killers and lost:
+        return Judged(NO_LONGER_MADE, message=lost[0], seconds=time.process_time())
     outcome = KILLED if required else HAZARDOUS if killers else SURVIVED if asked else NOT_REACHED
     return Judged(outcome, tuple(killers), message, time.process_time())

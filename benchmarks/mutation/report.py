@@ -10,13 +10,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.mutation.judging import DOES_NOT_RUN, HAZARDOUS, NOT_REACHED, SURVIVED, TIMED_OUT, Judged, Timed
+from benchmarks.mutation.judging import (
+    DOES_NOT_RUN,
+    HAZARDOUS,
+    NO_LONGER_MADE,
+    NOT_REACHED,
+    SURVIVED,
+    TIMED_OUT,
+    Judged,
+    Timed,
+)
 from benchmarks.mutation.mutants import Mutant
 from benchmarks.mutation.score import CONFIDENCE, OUTCOMES, score_of
 from verify.engine.result import NOT_APPLICABLE, PASSED
 
 #: Outcomes of mutants that a reader is to look at, one by one.
-_SHOWN = (SURVIVED, NOT_REACHED, TIMED_OUT, HAZARDOUS)
+_SHOWN = (SURVIVED, NOT_REACHED, TIMED_OUT, HAZARDOUS, NO_LONGER_MADE)
 
 
 @dataclass(frozen=True)

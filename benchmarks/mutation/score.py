@@ -13,6 +13,7 @@ from benchmarks.mutation.judging import (
     ENDED,
     HAZARDOUS,
     KILLED,
+    NO_LONGER_MADE,
     NO_TENSOR,
     NOT_REACHED,
     REFUSED,
@@ -21,7 +22,18 @@ from benchmarks.mutation.judging import (
 )
 
 #: All ways to end, as they are reported.
-OUTCOMES = (KILLED, REFUSED, ENDED, DOES_NOT_RUN, HAZARDOUS, TIMED_OUT, SURVIVED, NOT_REACHED, NO_TENSOR)
+OUTCOMES = (
+    KILLED,
+    REFUSED,
+    ENDED,
+    DOES_NOT_RUN,
+    HAZARDOUS,
+    NO_LONGER_MADE,
+    TIMED_OUT,
+    SURVIVED,
+    NOT_REACHED,
+    NO_TENSOR,
+)
 #: The gate does not pass: it refuses what cannot be imported or built, and reports a process that was ended.
 SEEN = (KILLED, REFUSED, ENDED, DOES_NOT_RUN)
 CONFIDENCE = 0.95

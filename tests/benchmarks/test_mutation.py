@@ -21,6 +21,7 @@ from benchmarks.mutation.bodies import BODIES
 from benchmarks.mutation.judging import (
     DOES_NOT_RUN,
     KILLED,
+    NO_LONGER_MADE,
     NO_TENSOR,
     NOT_REACHED,
     REFUSED,
@@ -36,8 +37,8 @@ from benchmarks.mutation.report import Earlier, Measurement, NoMeasurement, line
 from benchmarks.mutation.score import score, score_of
 from benchmarks.mutation.source import put_in_place, text_of
 from tests.commands import Run
-from verify.engine.check import HAZARD, REQUIREMENT
-from verify.engine.result import FAILED, PASSED
+from verify.engine.check import HAZARD, REQUIREMENT, Check
+from verify.engine.result import FAILED, NOT_PROVIDED, PASSED, Result
 
 CHUNKED = BODIES["chunked"]
 MODULE = CHUNKED.regions[0].module
@@ -281,6 +282,19 @@ def test_checks_that_do_not_come_to_an_edit_are_not_asked(line: int, outcome: st
     (ended,) = in_forks(partial(judge, CHUNKED, timed=timed, every_check=False), [edit], 1, 100)
     assert ended.given is not None
     assert ended.given.outcome == outcome
+
+
+def test_a_check_that_can_no_longer_be_made_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = judging._Judge.result
+
+    def not_provided(self: judging._Judge, check: Check) -> Result:
+        return replace(made(self, check), outcome=NOT_PROVIDED, reason="it has none")
+
+    monkeypatch.setattr(judging._Judge, "result", not_provided)
+    ended = judged(in_sam3(SAVED, "frame_idx_to_save = rank + frame_idx_begin"))
+    assert ended.given is not None
+    assert (ended.given.outcome, ended.given.message) == (NO_LONGER_MADE, "it has none")
+    assert score_of([NO_LONGER_MADE]).killed == 0
 
 
 def test_a_check_of_the_unedited_body_says_where_it_comes() -> None:

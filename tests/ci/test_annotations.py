@@ -57,6 +57,8 @@ def test_levels() -> None:
     assert _levels(failed()) == ["error"]
     assert _levels(failed(outcome=XPASSED)) == ["error"]
     assert _levels(Result("test_a", "schedule", "requirement", MISSING)) == ["error"]
+    lacking = Result("test_a", "schedule", "requirement", SKIPPED)
+    assert (_levels(lacking), _levels(lacking, counts=Counts(required=("test_a",)))) == ([], ["error"])
     assert _levels(hazard) == ["warning"]
     assert _levels(hazard, counts=Counts(hazards=True)) == ["error"]
     assert _levels(failed(outcome=INHERITED)) == ["notice"]

@@ -100,6 +100,16 @@ def test_nothing_that_ran_is_no_success(gate: Gate) -> None:
     assert "verdict: sam3 incomplete" in done.out
 
 
+def test_what_is_required_and_cannot_be_made_fails(gate: Gate) -> None:
+    lacking = ("--only", "test_defaults_of_arguments,training", "--launcher", "threads")
+    assert gate(*lacking).status == pytest.ExitCode.OK
+    required = gate(*lacking, "--require", "training")
+    assert required.status == pytest.ExitCode.TESTS_FAILED
+    assert "required, and not provided: " in required.out, required.out
+    assert " required and not provided" in required.out.partition("verdict: sam3 violates: ")[2]
+    assert gate(*lacking, "--require", "test_defaults_of_arguments").status == pytest.ExitCode.OK
+
+
 def test_a_hazard_fails_where_that_is_asked_for(gate: Gate) -> None:
     hazard = ("--only", "test_prompt_of_each_frame,test_coverage", "--launcher", "threads", "--known", "none")
     reported = gate(*hazard)

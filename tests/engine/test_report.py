@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -103,6 +104,27 @@ def test_what_is_inherited_counts_where_asked_for() -> None:
     parts = results(test_coverage=INHERITED)
     _, verdict, because = conclude(PLANNED, parts, Counts(inherited=True))
     assert (verdict, because) == (VIOLATES, "1 failed as upstream's own code does")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "says"), [(NOT_PROVIDED, "1 required and not provided"), (SKIPPED, "1 required and skipped")]
+)
+def test_what_is_required_and_could_not_be_made_violates(outcome: str, says: str) -> None:
+    parts = [replace(each, reason="it has none") for each in results(test_coverage=outcome)]
+    counts = Counts(required=("test_coverage", "test_prefetch"))
+    concluded, verdict, because = conclude(PLANNED, parts, counts)
+    assert (verdict, because) == (VIOLATES, says)
+    report = Report({"spec": "sam3"}, {}, concluded, verdict, because)
+    assert f"required, and {outcome.replace('_', ' ')}: test_coverage: it has none" in summary(report, counts)
+    assert conclude(PLANNED, parts, Counts(required=("test_prefetch",)))[1] == INCOMPLETE
+    assert conclude(PLANNED, results(), counts)[1] == CONFORMS
+    does_not_apply = results(test_coverage=NOT_APPLICABLE)
+    assert conclude(PLANNED, does_not_apply, counts)[1] == CONFORMS
+
+
+def test_a_hazard_that_is_required_and_not_provided_violates() -> None:
+    counts = Counts(required=("test_any_order_residency",))
+    assert conclude(PLANNED, results(test_any_order_residency=NOT_PROVIDED), counts)[1] == VIOLATES
 
 
 def test_a_check_that_is_blocked_by_one_that_was_not_made_violates() -> None:

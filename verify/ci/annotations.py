@@ -62,7 +62,7 @@ def level_of(result: Result, report: Report, counts: Counts) -> str | None:
     if result.outcome == BLOCKED:
         made = any(other.check == result.blocked_by for other in report.results)
         return ERROR if counts.judged(result) and not made else None  # else its cause is
-    if counts.bad(result) or result.outcome == MISSING:
+    if counts.bad(result) or counts.lacks(result) or result.outcome == MISSING:
         return ERROR
     if result.kind == HAZARD and result.outcome in (FAILED, INHERITED):
         return WARNING

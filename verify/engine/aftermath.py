@@ -75,7 +75,8 @@ def _plan(data: Mapping[str, Any]) -> Plan:
         )
         for entry in data["planned"]
     )
-    return Plan(**{**data, "planned": planned, "counts": reports.Counts(**data["counts"])})
+    counts = reports.Counts(**{**data["counts"], "required": tuple(data["counts"]["required"])})
+    return Plan(**{**data, "planned": planned, "counts": counts})
 
 
 def ended(under_way: UnderWay, what: str, details: str = "") -> Result:

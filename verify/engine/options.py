@@ -72,6 +72,7 @@ class Options(Generic[Verified]):
             "--subject": ", ".join(subject.options() for subject in self.subjects),
             "--hazards": "fail" if self.counts.hazards else "report",
             "--inherited": "fail" if self.counts.inherited else "report",
+            "--require": ",".join(self.counts.required) or "nothing",
         }
 
 
@@ -102,6 +103,7 @@ def add_options(parser: Any, other_html: bool = False) -> None:
         choices=["report", "fail"],
         help="whether a failure that upstream's unchanged code makes fails the verification",
     )
+    group.addoption("--require", metavar="NAME[,NAME]", help="fail where one of these groups and checks cannot be made")
     group.addoption("--world-sizes", metavar="N[,N]", help="of the ranks that are processes (default: 2,4)")
     group.addoption("--launcher", choices=[THREADS, PROCESSES], help="run on these ranks only")
     group.addoption("--carrier", choices=[THREADS, PROCESSES], help="the former name of --launcher")
@@ -120,6 +122,12 @@ def _world_sizes(text: str | None) -> tuple[int, ...]:
         if not 1 <= size <= MAX_WORLD_SIZE:
             raise UsageError(f"--world-sizes {text}: a world size is from 1 to {MAX_WORLD_SIZE}, not {size}")
     return sizes
+
+
+def _assert_made(required: Sequence[str], checks: Mapping[str, Check]) -> None:
+    left_out = [name for name in required if name not in checks]
+    if left_out:
+        raise UsageError(f"--require: {left_out[0]} is required, and --only leaves it out")
 
 
 def _case(text: str | None, checks: Mapping[str, Check]) -> Case | None:
@@ -244,15 +252,17 @@ def read_options(
     known: tuple[Known, ...] = (),
     known_from: Path | None = None,
     subjects: Sequence[Verified] = (),
+    required: tuple[str, ...] = (),
 ) -> Options[Verified]:
     """Read pytest's parsed options for a target, the checks that are to be made of it, and its known failures.
 
-    ``job`` is torchrun's world size.
+    ``job`` is torchrun's world size, ``required`` the checks that are to be made.
 
     Raises:
         UsageError: in one sentence, for anything that cannot be run as asked.
     """
     sizes = (job,) if job else _world_sizes(given.world_sizes)
+    _assert_made(required, checks)
     launchers, case = _launchers(given.launcher, given.carrier), _case(given.case, checks)
     if given.backend == "nccl":
         _assert_gpus(launchers, job, (case.world_size,) if case else sizes)
@@ -274,7 +284,7 @@ def read_options(
         known=known,
         known_from=known_from,
         inherits=given.known != "none",
-        counts=Counts(given.hazards == "fail", given.inherited == "fail"),
+        counts=Counts(given.hazards == "fail", given.inherited == "fail", required),
         subjects=tuple(subjects) or (target,),
         report=Path(given.report) if given.report else None,
         write_known=Path(given.write_known) if given.write_known else None,

@@ -37,6 +37,8 @@ class Counts:
 
     hazards: bool = False
     inherited: bool = False
+    #: Checks that are to be made: one that cannot be counts.
+    required: tuple[str, ...] = ()
 
     def judged(self, result: Result) -> bool:
         return result.kind != HAZARD or self.hazards
@@ -45,6 +47,10 @@ class Counts:
         """Whether a result violates."""
         counted = FAILURES - {MISSING} | ({INHERITED} if self.inherited else set())
         return self.judged(result) and result.outcome in counted
+
+    def lacks(self, result: Result) -> bool:
+        """Whether a check could not be made that is required."""
+        return result.check in self.required and result.outcome in (SKIPPED, NOT_PROVIDED)
 
 
 @dataclass(frozen=True)
@@ -195,6 +201,7 @@ def conclude(
     made = {result.check for result in results}
     judged = [result for result in results if counts.judged(result)]
     bad = [result for result in judged if counts.bad(result)]
+    bad += [result for result in results if counts.lacks(result)]
     bad += [result for result in judged if result.outcome == BLOCKED and result.blocked_by not in made]
     inherited = _inherited(judged)
     if bad:
@@ -235,6 +242,8 @@ def _violations(bad: Sequence[Result], judged: Iterable[Result]) -> str:
         (XPASSED, "passed though listed as known to fail"),
         (NOT_TRIGGERED, "had nothing to compare"),
         (INHERITED, "failed as upstream's own code does"),
+        (NOT_PROVIDED, "required and not provided"),
+        (SKIPPED, "required and skipped"),
     ]
     counted = [
         f"{number} {word}" for outcome, word in numbers if (number := sum(result.outcome == outcome for result in bad))

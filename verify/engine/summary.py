@@ -37,7 +37,8 @@ def summary(report: Report, counts: Counts, everything: bool = False) -> list[st
     lines += _findings(shown, blocks)
     listed = [result for result in shown if result not in bad and result.outcome in (INHERITED, XFAILED)]
     told = [result for result in report.results if result not in shown or result in listed]
-    remarks = _remarks(told, everything)
+    lacking = [result for result in told if counts.lacks(result)]
+    remarks = _lacking(lacking, everything) + _remarks([each for each in told if each not in lacking], everything)
     lines += ["", *remarks] if remarks else []
     if any(_open_hazard(result) and result not in bad for result in report.results):
         lines.append("hazards are defects that today's callers avoid: they count with --hazards fail")
@@ -145,6 +146,14 @@ def _remarks(results: Sequence[Result], everything: bool) -> list[str]:
         names = _names(_labels(same), everything or same[0].outcome != SKIPPED)
         lines.append(f"{_outcome(same[0])}: {names}: {_said(same[0])}")
     return lines
+
+
+def _lacking(results: Iterable[Result], everything: bool) -> list[str]:
+    """What is required and could not be made, a line for each reason."""
+    return [
+        f"required, and {_outcome(same[0])}: {_names(_labels(same), everything)}: {_said(same[0])}"
+        for same in _alike(results, lambda result: (_outcome(result), _said(result)))
+    ]
 
 
 def _outcome(result: Result) -> str:
