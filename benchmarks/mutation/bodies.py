@@ -83,7 +83,7 @@ BODIES: Mapping[str, Body] = {
         (Region("fixtures.posted.recipe", ("builder", *_TRAINING), _STEPS),),
     ),
     "data": Body(
-        Target("reference"),
+        Target("reference", loader="reference.data.coco_video:CocoVideo"),  # as a fork's maintainer names his own
         (Region("reference.data.coco_video", ("data",)), Region("reference.data.video_dataset", ("data",))),
         trained=False,
     ),

@@ -13,6 +13,7 @@ from benchmarks.mutation.bodies import Body
 from benchmarks.mutation.mutants import Mutant
 from benchmarks.mutation.reached import Lines, lines_run
 from benchmarks.mutation.source import put_in_place
+from verify.configuration.configured import why_no_data_path
 from verify.engine.check import HAZARD, THREADS, Check
 from verify.engine.judge import Gate
 from verify.engine.launchers import PROCESS_WORLD_SIZES, Launchers
@@ -37,7 +38,7 @@ NOT_REACHED = "not reached"
 #: The module cannot be imported.
 DOES_NOT_RUN = "does not run"
 TIMED_OUT = "timed out"
-#: The gate does not begin: the target's model cannot be built at toy width.
+#: The gate does not begin: the target's model cannot be built at toy width, or its loader reads no annotations.
 REFUSED = "refused"
 #: The process ended by itself, which the gate's command reports as a failure.
 ENDED = "ended the process"
@@ -126,9 +127,13 @@ def judge(body: Body, mutant: Mutant, timed: Sequence[Timed], every_check: bool)
     except BaseException as error:
         return Judged(DOES_NOT_RUN, message=f"{type(error).__name__}: {error}", seconds=time.process_time())
     try:
-        construction(body.target, tracker=True)  # as the gate does before its checks
+        # as the gate does before its checks
+        construction(body.target, tracker=True)
+        refused = body.target.loader and why_no_data_path(body.target)
     except BaseException as error:
-        return Judged(REFUSED, message=f"{type(error).__name__}: {error}", seconds=time.process_time())
+        refused = f"{type(error).__name__}: {error}"
+    if refused:
+        return Judged(REFUSED, message=refused, seconds=time.process_time())
     region = body.region(mutant.module)
     probes = region.probes if mutant.edits_tensors else ()
     judge, checks, message = _Judge(body), registered(), ""
