@@ -68,7 +68,7 @@ BODIES: Mapping[str, Body] = {
     "reference": Body(
         Target("reference"),
         (
-            Region("reference.recipe.model", (*_TRAINING, "schedule"), (*_FEATURES_AND_NMS, *_STEPS)),
+            Region("reference.recipe.model", (*_TRAINING, *_BUFFER), (*_FEATURES_AND_NMS, *_STEPS)),
             Region("reference.recipe.loss", _TRAINING, _STEPS),
             Region("reference.recipe.builder", ("builder", *_TRAINING, "schedule"), _STEPS),
         ),
