@@ -21,7 +21,7 @@ from verify.engine.options import UsageError
 from verify.engine.profile import Profile
 from verify.engine.result import PASSED, SKIPPED
 from verify.groups import PRELOADED, registered
-from verify.plugin import _choose_device
+from verify.start import choose_device
 from verify.target.naming import Target
 from verify.tensors.precision import computing_in, without_tf32
 from verify.video.real import single_process
@@ -199,7 +199,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
 
 @pytest.mark.parametrize("backend", ["gloo", "nccl"])
 def test_the_process_that_judges_sees_no_gpu(backend: str, taken: list[torch.device]) -> None:
-    _choose_device(backend)
+    choose_device(backend)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     assert gpus.count() == 2
     assert not taken
@@ -208,7 +208,7 @@ def test_the_process_that_judges_sees_no_gpu(backend: str, taken: list[torch.dev
 def test_gpus_that_cannot_be_hidden_are_refused(taken: list[torch.device], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # as CUDA had been asked before
     with pytest.raises(UsageError, match="set CUDA_VISIBLE_DEVICES to nothing"):
-        _choose_device("gloo")
+        choose_device("gloo")
 
 
 def test_a_rank_of_torchrun_on_nccl_takes_its_gpu_before_anything_is_built(
@@ -217,10 +217,10 @@ def test_a_rank_of_torchrun_on_nccl_takes_its_gpu_before_anything_is_built(
     gpus.hide()  # as whatever started it may have done
     for name, value in rank_environment(3, 4, ranks_per_node=2).items():
         monkeypatch.setenv(name, value)
-    _choose_device("nccl")
+    choose_device("nccl")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
     assert taken == [torch.device("cuda", 1)]
     taken.clear()
-    _choose_device("gloo")
+    choose_device("gloo")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     assert not taken
