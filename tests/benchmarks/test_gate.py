@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from benchmarks.gate.__main__ import measure
+from benchmarks.gate.__main__ import measure, seconds_of
 from benchmarks.gate.clock import (
     BUILDING,
     COMPARING,
@@ -20,8 +22,9 @@ from benchmarks.gate.clock import (
     WAITING,
     Clock,
 )
+from benchmarks.gate.growth import Step, rows, steps
 from benchmarks.gate.table import lines, measured
-from tests.commands import run
+from tests.commands import Run, run
 
 COUNTED = {
     "seconds": [["", IMPORTS, 3.0], ["schedule", OBSERVING, 4.0], ["schedule", REST, 1.0], ["", ENDING, 1.0]],
@@ -107,3 +110,36 @@ def test_every_second_of_a_run_is_somewhere(tmp_path: Path) -> None:
 def test_a_run_that_does_not_begin_says_why() -> None:
     with pytest.raises(SystemExit, match="--only nothing: neither a group"):
         measure("sam3", "nothing")
+
+
+def test_growth_is_measured_by_one_thing_at_a_time() -> None:
+    two = steps(2)
+    assert {step.of for step in two} == {"checks", "cases", "ranks", "cores", "workers"}
+    assert [step.cores for step in two if step.of == "cores"] == [1, 2]
+    assert [step.cores for step in steps(1) if step.of == "cores"] == [1]
+    said = list(rows(2, lambda step: float(len(step.arguments))))
+    assert said[0].startswith("| more | of them | seconds |")
+    assert len(said) == 1 + len(two)
+    assert said[1] == "| checks | test_coverage | 2.0 |"
+
+
+@pytest.mark.xdist_group("commands")
+def test_a_step_of_growth_runs_on_as_many_cores_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, list[str]]] = []
+
+    def ended(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
+        seen.append((len(os.sched_getaffinity(0)), command[-2:]))
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", ended)
+    before = os.sched_getaffinity(0)
+    assert seconds_of("sam3", Step("cores", "1", ("--only", "test_coverage"), 1)) >= 0
+    assert seen == [(1, ["--only", "test_coverage"])]
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.xdist_group("commands")
+def test_growth_chooses_its_own_runs(run_forked: Run) -> None:
+    done = run_forked("benchmarks.gate", "--growth", "--only", "schedule")
+    assert done.status == 2
+    assert "--growth measures runs of its own: leave out --only and --json" in done.err
