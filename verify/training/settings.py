@@ -75,11 +75,21 @@ def withhold_targets(rank: int, world_size: int, target: Target, case: Training)
         return Unlabelled(frame, answers)
 
 
+#: Interactive steps in evaluation: from the second on, the step before is no longer the first.
+INTERACTIVE_STEPS = 2
+
+
 class NextBox:
-    """Stands in for sam3's sampler of interactive prompts, which does not come with it: adds one box a step."""
+    """Stands in for sam3's sampler of interactive prompts, which does not come with it: adds one box a step.
+
+    It depends on all that a sampler is given: it lies between what the step before found and what the frame expects.
+    """
 
     def sample(self, geo_prompt: Any, find_target: Any, previous_out: Mapping[str, Any]) -> tuple[Any, None]:
         boxes = previous_out["pred_boxes"].detach()[:, :1].transpose(0, 1)
+        expected = find_target["boxes"] if isinstance(find_target, Mapping) else getattr(find_target, "boxes", None)
+        if expected is not None and expected.numel():
+            boxes = (boxes + expected.view(-1, 4).mean(0).to(boxes)) / 2
         prompt = geo_prompt.clone()
         prompt.append_boxes(boxes, torch.ones(boxes.shape[:2], dtype=torch.long, device=boxes.device))
         return prompt, None
@@ -87,7 +97,7 @@ class NextBox:
 
 @dataclass(frozen=True)
 class Interactive:
-    """Evaluation with one interactive step: with the model as it is built, and with a sampler of prompts."""
+    """Evaluation with interactive steps: with the model as it is built, and with a sampler of prompts."""
 
     bare: Answer
     sampled: Answer
@@ -96,10 +106,10 @@ class Interactive:
 
 
 def evaluate_interactively(rank: int, world_size: int, target: Target, case: Training) -> Interactive:
-    """Evaluate a clip with one interactive step a frame."""
+    """Evaluate a clip with ``INTERACTIVE_STEPS`` a frame."""
     with sam3_on_cpu(), torch.no_grad():
         model: Any = model_of(target, case).eval()
-        model.num_interactive_steps_val = 1
+        model.num_interactive_steps_val = INTERACTIVE_STEPS
         bare = _answer(model, batch_of(case))
         model.interactive_prompt_sampler = NextBox()
         sampled = _answer(model, batch_of(case))

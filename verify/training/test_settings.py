@@ -14,6 +14,7 @@ from verify.training.case import any_clips, short_clips
 from verify.training.cost import Precision, watch_precision
 from verify.training.group import Observe, training_check
 from verify.training.settings import (
+    INTERACTIVE_STEPS,
     Answer,
     Checkpointed,
     Interactive,
@@ -67,30 +68,31 @@ def _explained(answer: Answer) -> bool:
 def test_interactive_evaluation(case: Training, observe: Observe, target: Target) -> None:
     """Evaluation with interactive steps gives a step's outputs for each, or an error that says what is missing.
 
-    With ``num_interactive_steps_val`` set to 1: first with the model as it is built, then with an
-    ``interactive_prompt_sampler``. Steps that are silently left out make an interactive validation measure nothing.
+    With ``num_interactive_steps_val`` set to 2: first with the model as it is built, then with an
+    ``interactive_prompt_sampler``, which is given the prompts and the outputs of the step before, and the frame's own
+    targets. Steps that are silently left out make an interactive validation measure nothing.
     """
     seen: Interactive = observe(case)
+    asked = f"evaluation with {INTERACTIVE_STEPS} interactive steps"
     for what, answer in (("as the model is built", seen.bare), ("with a sampler of prompts", seen.sampled)):
         if answer.error is not None:
             if _explained(answer):
                 continue
             raise Violation(
-                f"evaluation with one interactive step, {what}, fails far from the cause: "
-                f"{answer.kinds[0]}: {answer.error}",
-                expected="two steps a frame, or an error that says what is missing",
+                f"{asked}, {what}, fails far from the cause: {answer.kinds[0]}: {answer.error}",
+                expected=f"{INTERACTIVE_STEPS + 1} steps a frame, or an error that says what is missing",
                 got=f"{answer.kinds[0]}: {answer.error}",
                 details=answer.details,
             )
         steps = [len(stage) for stage in answer.outputs]
-        if steps != [2] * case.frames:
+        if steps != [INTERACTIVE_STEPS + 1] * case.frames:
             raise Violation(
-                f"evaluation with one interactive step, {what}, leaves steps out",
-                expected=f"2 steps for each of {case.frames} frames",
+                f"{asked}, {what}, leaves steps out",
+                expected=f"{INTERACTIVE_STEPS + 1} steps for each of {case.frames} frames",
                 got=f"{', '.join(map(str, steps)) or 'no'} steps",
             )
     if seen.sampled.error is None:
-        message = "after an interactive step frame {frame}'s outputs are not those of sam3's one-frame forward"
+        message = "after interactive steps frame {frame}'s outputs are not those of sam3's one-frame forward"
         assert_same_outputs(message, seen.expected, seen.sampled.outputs, seen.tolerances)
 
 
