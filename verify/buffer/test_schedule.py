@@ -18,7 +18,7 @@ from verify.buffer.agreement import (
     resident_frames,
     violation_at,
 )
-from verify.buffer.case import full_scans, long_scans, only_frames, scans_without_nms
+from verify.buffer.case import full_scans, long_scans, only_frames, scans_perhaps_with_nms, scans_without_nms
 from verify.buffer.group import schedule_check
 from verify.buffer.observation import Observe, Seen
 from verify.buffer.pictures import held_for_long, held_pictures, scan_pictures, shows
@@ -55,13 +55,13 @@ def test_coverage(case: Scan, observe: Observe, target: Target) -> None:
     assert_inside_clip(seen)
 
 
-@schedule_check(scans_without_nms, draws="scans without NMS")
+@schedule_check(scans_perhaps_with_nms, draws="scans perhaps with NMS")
 def test_share_of_work(case: Scan, observe: Observe, target: Target) -> None:
     """Rank r of a chunk that starts at b detects frame b + r, and no frame is detected twice in a scan.
 
-    Ranks whose chunk runs past the clip's end may repeat its last frame or idle. In batches every rank detects all
-    frames of the chunks that it visits. Work done twice, or by one rank for all, costs the speed for which several GPUs
-    or batches are used.
+    Under NMS, too. Ranks whose chunk runs past the clip's end may repeat its last frame or idle. In batches every rank
+    detects all frames of the chunks that it visits. Work done twice, or by one rank for all, costs the speed for which
+    several GPUs or batches are used.
     """
     _assert_share_of_work(observe(case))
 
@@ -179,7 +179,7 @@ def test_long_video(case: Scan, observe: Observe, target: Target) -> None:
         _assert_residency(seen)
 
 
-@schedule_check(scans_without_nms, draws="scans without NMS", pictures=held_pictures)
+@schedule_check(scans_perhaps_with_nms, draws="scans perhaps with NMS", pictures=held_pictures)
 def test_eviction_order(case: Scan, observe: Observe, target: Target) -> None:
     """The chunk just left goes, whole, when the scan enters the next one, and never a frame not yet delivered.
 
@@ -221,7 +221,7 @@ def _why_no_prefetch(target: Target) -> str | None:
     return None
 
 
-@schedule_check(scans_without_nms, draws="scans without NMS", why_not_applicable=_why_no_prefetch)
+@schedule_check(scans_perhaps_with_nms, draws="scans perhaps with NMS", why_not_applicable=_why_no_prefetch)
 def test_prefetch(case: Scan, observe: Observe, target: Target) -> None:
     """Once a chunk's first frame is delivered, the next chunk in the direction of the scan is in the buffer.
 
