@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.catches.judging import Caught, judge, judge_alone, needs_processes
+from benchmarks.catches.judging import Caught, apart, base_of, judge, judge_alone, needs_processes
 from benchmarks.catches.table import lines, uncaught
 from benchmarks.forked import in_forks
 from fixtures.forks.wrong import Wrong, wrong_targets
@@ -59,8 +59,14 @@ def main() -> int:
             options.json.write_text(json.dumps([asdict(one) for one in every], indent=1))
 
     alone = [bug for bug in wanted if not needs_processes(bug)]
-    for ended in in_forks(partial(judge_alone, options.examples), alone, options.workers, SECONDS):
-        tell(ended.given or Caught(ended.asked.name, ended.asked.check, {}, SECONDS))
+    made_of = {base.name: base for bug in alone if (base := base_of(bug))}
+    in_fork = partial(judge_alone, options.examples)
+    bases = {ended.asked.name: ended.given for ended in in_forks(in_fork, made_of.values(), options.workers, SECONDS)}
+    for ended in in_forks(in_fork, alone, options.workers, SECONDS):
+        caught = ended.given or Caught(ended.asked.name, ended.asked.check, {}, SECONDS)
+        under = base_of(ended.asked)
+        base = bases.get(under.name) if under else None
+        tell(apart(caught, base) if base else caught)
     launchers = Launchers(preload=PRELOADED)
     try:
         for bug in wanted:

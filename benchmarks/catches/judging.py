@@ -19,6 +19,15 @@ from verify.engine.result import FAILURES
 from verify.groups import registered
 from verify.target.naming import Target
 
+#: What bugs of these kinds are made of; it meets every requirement.
+BASES = {
+    "buffer": "fixtures.forks.buffer:SteppedBuffer",
+    "batched": "fixtures.forks.batched:SteppedBatches",
+    "training": "fixtures.forks.training:SteppedLoop",
+}
+#: How a check ended that fails on what the bug is made of, too.
+WITHOUT_IT = "fails without the bug"
+
 #: A parity check is made on threads, as if it were about their process group: the arithmetic is the same.
 _PARITY = "parity"
 
@@ -38,6 +47,23 @@ class Caught:
     def by(self) -> tuple[str, ...]:
         """The checks that fail on it."""
         return tuple(check for check, outcome in self.outcomes.items() if outcome in FAILURES)
+
+
+def base_of(bug: Wrong) -> Wrong | None:
+    """What a bug is made of, as if it were a bug for the same check; None where it is made of nothing here."""
+    spec = BASES.get(bug.name.partition(":")[0])
+    if spec is None or bug.options.get("spec") == spec:
+        return None
+    return Wrong(f"{bug.name.partition(':')[0]}:", {"spec": spec}, bug.check, bug.groups)
+
+
+def apart(caught: Caught, base: Caught) -> Caught:
+    """A bug's outcomes without the failures of checks that fail on what it is made of, but for its own check's."""
+    outcomes = {
+        check: WITHOUT_IT if check in caught.by and check in base.by and check != caught.check else outcome
+        for check, outcome in caught.outcomes.items()
+    }
+    return replace(caught, outcomes=outcomes)
 
 
 def checks_for(bug: Wrong) -> list[Check]:

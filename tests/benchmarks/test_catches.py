@@ -6,11 +6,13 @@ from functools import partial
 
 import pytest
 
-from benchmarks.catches.judging import Caught, checks_for, judge_alone, needs_processes
+from benchmarks.catches.judging import BASES, Caught, apart, base_of, checks_for, judge_alone, needs_processes
 from benchmarks.catches.table import Row, lines, missed_by_its_own, rows, uncaught
 from benchmarks.forked import in_forks
 from fixtures.forks.wrong import wrong_targets
 from verify.groups import registered
+from verify.target.loading import load
+from verify.target.naming import Target
 
 CHECKS = registered()
 COVERAGE, SHARE, RESIDENCY = (CHECKS[name] for name in ("test_coverage", "test_share_of_work", "test_residency"))
@@ -49,6 +51,22 @@ def test_what_nothing_catches_and_what_its_own_check_misses_is_said() -> None:
 @pytest.mark.parametrize("outcome", ["blocked", "skipped", "not_provided", "passed"])
 def test_what_does_not_fail_catches_nothing(outcome: str) -> None:
     assert Caught("buffer:One", "test_coverage", {"test_coverage": outcome}, 1.0).by == ()
+
+
+def test_what_fails_without_a_bug_as_well_does_not_catch_it() -> None:
+    base = caught("buffer:", "test_share_of_work")
+    assert apart(EVERY[1], base).by == ("test_coverage",)
+    assert apart(EVERY[2], base).by == ()
+    assert apart(caught("buffer:Own", "test_share_of_work", check="test_share_of_work"), base).by == (
+        "test_share_of_work",
+    )
+
+
+def test_bugs_are_made_of_what_is_there_and_what_they_are_made_of_of_nothing() -> None:
+    made_of = {bug.name: base_of(bug) for bug in wrong_targets()}
+    assert {base.options["spec"] for base in made_of.values() if base} == set(BASES.values())
+    assert all(load(Target(**base.options)).detector for base in made_of.values() if base)
+    assert made_of["training:SteppedLoop"] is None
 
 
 def test_every_bug_is_judged_by_the_check_that_it_is_for() -> None:
