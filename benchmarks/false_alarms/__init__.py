@@ -1,6 +1,6 @@
 """False alarms: the gate on what is right, again and again, with other cases each time.
 
-    python -m benchmarks.false_alarms [--seeds N] [--target NAME,...] [--only GROUP[,GROUP]] [--profile quick]
+    python -m benchmarks.false_alarms [--seeds N] [--target NAME,...] [--only NAME,...] [--profile quick]
                                       [--launcher LAUNCHER] [--forked N] [--workers N] [--load] [--keep FILE]
 
 Each seed is a run of the gate, ``python -m pytest verify --seed S``, with other cases and its checks in another order.

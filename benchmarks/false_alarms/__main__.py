@@ -14,6 +14,7 @@ from benchmarks.false_alarms.alarms import How, Judged, judge, put_together
 from benchmarks.false_alarms.load import loaded
 from benchmarks.false_alarms.runs import running
 from fixtures.forks.right import Right, right_targets
+from verify.groups import GROUPS, select
 
 
 def _options() -> argparse.Namespace:
@@ -23,7 +24,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs for each target")
     parser.add_argument("--first-seed", type=int, default=1, metavar="S", help="the seed of the first")
     parser.add_argument("--target", default="", metavar="NAME,...", help="the targets whose names hold one of these")
-    parser.add_argument("--only", default="", metavar="GROUP,...", help="these groups alone")
+    parser.add_argument("--only", default="", metavar="NAME,...", help="these groups and checks alone")
     parser.add_argument("--profile", default="quick", help="how many cases a run draws")
     parser.add_argument("--launcher", default="", help="the gate's --launcher")
     parser.add_argument("--forked", type=int, default=0, metavar="N", help="so many runs at a time, in forks")
@@ -34,9 +35,10 @@ def _options() -> argparse.Namespace:
 
 
 def _targets(options: argparse.Namespace) -> Iterator[tuple[Right, How]]:
-    asked = options.only.split(",") if options.only else []
+    checks = select(options.only) if options.only else {}
+    groups = {name: check.group for name, check in checks.items()} or {group: group for group in GROUPS}
     for right in right_targets():
-        only = tuple(group for group in right.groups if not asked or group in asked)
+        only = tuple(name for name, group in groups.items() if group in right.groups)
         if only and any(part in right.name for part in options.target.split(",")):
             yield right, How(only, options.profile, options.launcher, options.workers)
 
@@ -53,6 +55,10 @@ def _tell(total: Judged, keep: Path | None) -> None:
 
 def main() -> int:
     options = _options()
+    try:
+        targets = list(_targets(options))
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     totals: list[Judged] = []
     print(f"{'target':<60}  runs  checks    cases  alarms")
@@ -61,7 +67,7 @@ def main() -> int:
         running(options.forked) as run,
         ThreadPoolExecutor(max(1, options.forked)) as pool,
     ):
-        under_way = [[pool.submit(judge, run, right, seed, how) for seed in seeds] for right, how in _targets(options)]
+        under_way = [[pool.submit(judge, run, right, seed, how) for seed in seeds] for right, how in targets]
         for runs in under_way:
             totals.append(put_together([each.result() for each in runs]))
             _tell(totals[-1], options.keep)
