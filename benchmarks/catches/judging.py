@@ -51,10 +51,11 @@ class Caught:
 
 def base_of(bug: Wrong) -> Wrong | None:
     """What a bug is made of, as if it were a bug for the same check; None where it is made of nothing here."""
-    spec = BASES.get(bug.name.partition(":")[0])
+    kind = bug.name.partition(":")[0]
+    spec = BASES.get(kind)
     if spec is None or bug.options.get("spec") == spec:
         return None
-    return Wrong(f"{bug.name.partition(':')[0]}:", {"spec": spec}, bug.check, bug.groups)
+    return Wrong(f"{kind}:", {"spec": spec}, bug.check, bug.groups)
 
 
 def apart(caught: Caught, base: Caught) -> Caught:

@@ -154,7 +154,6 @@ def judge(body: Body, mutant: Mutant, timed: Sequence[Timed], every_check: bool)
     if mutant.edits_tensors and tensors.met == 0:
         return Judged(NO_TENSOR, seconds=time.process_time())
     required = [name for name in killers if checks[name].kind != HAZARD]
-    if not killers and lost:
-        return Judged(NO_LONGER_MADE, message=lost[0], seconds=time.process_time())
-    outcome = KILLED if required else HAZARDOUS if killers else SURVIVED if asked else NOT_REACHED
-    return Judged(outcome, tuple(killers), message, time.process_time())
+    ways = ((required, KILLED), (killers, HAZARDOUS), (lost, NO_LONGER_MADE), (asked, SURVIVED))
+    outcome = next((outcome for names, outcome in ways if names), NOT_REACHED)
+    return Judged(outcome, tuple(killers), message or "".join(lost[:1]), time.process_time())

@@ -37,8 +37,7 @@ def summary(report: Report, counts: Counts, everything: bool = False) -> list[st
     lines += _findings(shown, blocks)
     listed = [result for result in shown if result not in bad and result.outcome in (INHERITED, XFAILED)]
     told = [result for result in report.results if result not in shown or result in listed]
-    lacking = [result for result in told if counts.lacks(result)]
-    remarks = _lacking(lacking, everything) + _remarks([each for each in told if each not in lacking], everything)
+    remarks = _remarks(told, counts, everything)
     lines += ["", *remarks] if remarks else []
     if any(_open_hazard(result) and result not in bad for result in report.results):
         lines.append("hazards are defects that today's callers avoid: they count with --hazards fail")
@@ -137,27 +136,25 @@ def _findings(results: Sequence[Result], blocks: Mapping[str, str]) -> list[str]
     return lines
 
 
-def _remarks(results: Sequence[Result], everything: bool) -> list[str]:
-    """What else is to be said of checks, a line for each thing; what a target lacks is said of its groups."""
+def _remarks(results: Sequence[Result], counts: Counts, everything: bool) -> list[str]:
+    """What else is to be said of checks, a line for each thing, first what is required and could not be made.
+
+    What a target lacks beside that is said of its groups.
+    """
     unsaid = (PASSED, BLOCKED, NOT_APPLICABLE, *(() if everything else (NOT_PROVIDED,)))
-    telling = [result for result in results if result.outcome not in unsaid and _said(result)]
+    lacking = [result for result in results if counts.lacks(result)]
+    others = [result for result in results if not counts.lacks(result) and result.outcome not in unsaid]
+    telling = [*lacking, *(result for result in others if _said(result))]
     lines = []
-    for same in _alike(telling, lambda result: (_outcome(result), _said(result))):
-        names = _names(_labels(same), everything or same[0].outcome != SKIPPED)
-        lines.append(f"{_outcome(same[0])}: {names}: {_said(same[0])}")
+    for same in _alike(telling, lambda result: (_outcome(result, counts), _said(result))):
+        names = _names(_labels(same), everything or same[0].outcome not in (SKIPPED, NOT_PROVIDED))
+        lines.append(f"{_outcome(same[0], counts)}: {names}: {_said(same[0])}")
     return lines
 
 
-def _lacking(results: Iterable[Result], everything: bool) -> list[str]:
-    """What is required and could not be made, a line for each reason."""
-    return [
-        f"required, and {_outcome(same[0])}: {_names(_labels(same), everything)}: {_said(same[0])}"
-        for same in _alike(results, lambda result: (_outcome(result), _said(result)))
-    ]
-
-
-def _outcome(result: Result) -> str:
-    return f"{_in_words(result.outcome)}{' (hazard)' if result.kind == HAZARD else ''}"
+def _outcome(result: Result, counts: Counts) -> str:
+    required = "required, and " if counts.lacks(result) else ""
+    return f"{required}{_in_words(result.outcome)}{' (hazard)' if result.kind == HAZARD else ''}"
 
 
 def _said(result: Result) -> str:
