@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fixtures.synthetic.videos import CATEGORIES, SIZE, Shown
 from verify.configuration.configured import loads_masks
 from verify.configuration.videos import videos_of
-from verify.data.batch import Arrived, Query
+from verify.data.batch import Arrived, Mask, Query
 from verify.data.case import Loading
 from verify.engine.finding import Violation
 from verify.target.naming import Target
@@ -16,6 +16,11 @@ from verify.target.naming import Target
 #: How far a box may lie off, in parts of the image: two pixels of the file, whose edges resizing blurs. From one frame
 #: to the next objects move four at least in both directions.
 NEAR = 2 / min(SIZE)
+#: How many of an object's pixels a mask may have wrong, as a part of them: edges, which each resizing rounds another
+#: way, are not counted; a corner that is filled up has a third.
+MASKS_NEAR = 0.05
+#: What is less than this part of an image counts as this.
+SMALL = 0.01
 
 
 def _box_text(box: Iterable[float]) -> str:
@@ -105,24 +110,64 @@ def assert_own_objects(clip: Arrived, target: Target, case: Loading) -> None:
                     got=len(query.boxes),
                     table=clip_table(clip),
                 )
-            for box, mask in zip(query.boxes, query.masks, strict=True):
-                if mask is None and case.masks and loads_masks(target):
-                    raise Violation(
-                        f"stage {stage} ({where}) expects no mask of an object that is annotated with one",
-                        frame=stage,
-                        tensor="segments",
-                        expected="a mask: the configuration's load_segmentation is on",
-                        table=clip_table(clip),
-                    )
-                if mask is not None and (not mask or _distance(box, mask) > NEAR):
-                    raise Violation(
-                        f"stage {stage} ({where}) expects a mask that does not lie in its box",
-                        frame=stage,
-                        tensor="segments",
-                        expected=_box_text(box),
-                        got=_box_text(mask) if mask else "an empty mask",
-                        table=clip_table(clip),
-                    )
+            if query.padded is not None and query.padded != query.boxes:
+                raise Violation(
+                    f"stage {stage} ({where}) gives the matcher other boxes than the loss",
+                    frame=stage,
+                    tensor="boxes_padded",
+                    expected=" ".join(map(_box_text, query.boxes)) or "none",
+                    got=" ".join(map(_box_text, query.padded)) or "none",
+                    table=clip_table(clip),
+                )
+            if case.masks:
+                _assert_own_masks(query, right, stage, where, clip, required=loads_masks(target))
+
+
+def _assert_own_masks(
+    query: Query, right: Mapping[int, tuple[float, ...]], stage: int, where: str, clip: Arrived, required: bool
+) -> None:
+    """The masks of a query's objects, and of all together, are what the image shows of them."""
+    for box, mask in zip(query.boxes, query.masks, strict=True):
+        if mask is None and required:
+            raise Violation(
+                f"stage {stage} ({where}) expects no mask of an object that is annotated with one",
+                frame=stage,
+                tensor="segments",
+                expected="a mask: the configuration's load_segmentation is on",
+                table=clip_table(clip),
+            )
+        if mask is None:
+            continue
+        if not mask.box or _distance(box, mask.box) > NEAR:
+            raise Violation(
+                f"stage {stage} ({where}) expects a mask that does not lie in its box",
+                frame=stage,
+                tensor="segments",
+                expected=_box_text(box),
+                got=_box_text(mask.box) if mask.box else "an empty mask",
+                table=clip_table(clip),
+            )
+        own = min(right, key=lambda number: _distance(right[number], box))
+        _assert_taken(mask, {own}, "a mask", "segments", stage, where, clip)
+    if query.semantic is not None:
+        _assert_taken(query.semantic, right, "a semantic mask", "semantic_segments", stage, where, clip)
+
+
+def _assert_taken(
+    mask: Mask, objects: Collection[int], what: str, tensor: str, stage: int, where: str, clip: Arrived
+) -> None:
+    """A mask takes the pixels that the image shows of some objects, and no others."""
+    seen = sum(mask.of.get(number, 0) for number in objects)
+    wrong = mask.wrong(objects)
+    if wrong > MASKS_NEAR * max(seen, SMALL * sum(mask.of.values())):
+        raise Violation(
+            f"stage {stage} ({where}) expects {what} that is not what its image shows",
+            frame=stage,
+            tensor=tensor,
+            expected=f"the {seen} pixels of {len(objects)} objects",
+            got=f"{sum(mask.takes.values())} pixels, {wrong} wrong: they lack the object, or are beside it",
+            table=clip_table(clip),
+        )
 
 
 def assert_in_order(clip: Arrived, case: Loading) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,23 @@ _MARK = re.compile(r" in video (\d+)")
 
 
 @dataclass(frozen=True)
+class Mask:
+    """A mask that is expected, laid over the image that it is expected of."""
+
+    #: The smallest box around it: left, top, right, bottom in parts of the image; empty where the mask is.
+    box: tuple[float, ...]
+    #: How many pixels it takes of each object of the image, and of the background (-1), and how many each has; empty
+    #: where it is not of the image's size, or the image's colours are unknown.
+    takes: Mapping[int, int]
+    of: Mapping[int, int]
+
+    def wrong(self, objects: Collection[int]) -> int:
+        """Count the pixels that are not as in a mask of these objects of the image."""
+        lacks = sum(self.of.get(number, 0) - self.takes.get(number, 0) for number in objects)
+        return lacks + sum(count for number, count in self.takes.items() if number not in objects)
+
+
+@dataclass(frozen=True)
 class Query:
     """One text asked for in one frame, with what is expected."""
 
@@ -24,8 +42,14 @@ class Query:
     shown: Shown | None
     #: Left, top, right, bottom in parts of the image.
     boxes: tuple[tuple[float, ...], ...]
-    #: The smallest box around each object's mask, the same way; None where it has none, empty where that is empty.
-    masks: tuple[tuple[float, ...] | None, ...]
+    #: The same as the matcher is given them; None where the target has no padded boxes.
+    padded: tuple[tuple[float, ...], ...] | None
+    #: Of each object; None where it has none.
+    masks: tuple[Mask | None, ...]
+    #: Of all its objects together; None where the target has none.
+    semantic: Mask | None
+    #: Whether what is not annotated is not there, so that finding it counts as an error.
+    exhaustive: bool
 
     @property
     def category(self) -> int | None:
@@ -58,12 +82,22 @@ def _corners(box: torch.Tensor) -> tuple[float, ...]:
     return x - width / 2, y - height / 2, x + width / 2, y + height / 2
 
 
-def _around_masks(target: Any) -> tuple[tuple[float, ...] | None, ...]:
-    """The box around the mask of each object of a stage, as ``Query.masks`` has them."""
-    if target.segments is None or not len(target.segments):
-        return (None,) * int(target.num_boxes.sum())
-    segments = zip(target.segments, target.is_valid_segment, strict=True)
-    return tuple(box_around(mask) or () if valid else None for mask, valid in segments)
+def _counts(pixels: torch.Tensor) -> dict[int, int]:
+    values, counts = pixels.unique(return_counts=True)
+    return {int(value): int(count) for value, count in zip(values, counts, strict=True) if value >= -1}
+
+
+def _laid_over(mask: torch.Tensor, shown: Shown | None) -> Mask:
+    """Compare a mask [..., H, W] with the image that it is expected of."""
+    mask = mask.reshape(mask.shape[-2:]).bool()
+    box = box_around(mask) or ()
+    if shown is None or shown.pixels.shape != mask.shape:
+        return Mask(box, {}, {})
+    return Mask(box, _counts(shown.pixels[mask]), _counts(shown.pixels))
+
+
+def _has(values: Any) -> bool:
+    return values is not None and len(values) > 0
 
 
 def read_batch(batch: Any, mean: torch.Tensor, std: torch.Tensor) -> Arrived:
@@ -74,13 +108,27 @@ def read_batch(batch: Any, mean: torch.Tensor, std: torch.Tensor) -> Arrived:
     images = tuple(look_at(image.float() * std + mean) for image in batch.img_batch)
     stages = []
     for find, target in zip(batch.find_inputs, batch.find_targets, strict=True):
-        queries, start, around = [], 0, _around_masks(target)
+        queries, start = [], 0
         for number, (image, text) in enumerate(zip(find.img_ids.tolist(), find.text_ids.tolist(), strict=True)):
-            count = int(target.num_boxes[number])
-            boxes = tuple(_corners(box) for box in target.boxes.view(-1, 4)[start : start + count])
+            end, shown = start + int(target.num_boxes[number]), images[image]
+            own = range(start, end)
+            masks = (_laid_over(target.segments[k], shown) if target.is_valid_segment[k] else None for k in own)
             queries.append(
-                Query(batch.find_text_batch[text], image, images[image], boxes, around[start : start + count])
+                Query(
+                    text=batch.find_text_batch[text],
+                    image=image,
+                    shown=shown,
+                    boxes=tuple(_corners(box) for box in target.boxes.view(-1, 4)[start:end]),
+                    padded=None
+                    if target.boxes_padded is None
+                    else tuple(_corners(box) for box in target.boxes_padded[number, : len(own)]),
+                    masks=tuple(masks) if _has(target.segments) else (None,) * len(own),
+                    semantic=_laid_over(target.semantic_segments[number], shown)
+                    if _has(target.semantic_segments)
+                    else None,
+                    exhaustive=bool(target.is_exhaustive[number]),
+                )
             )
-            start += count
+            start = end
         stages.append(tuple(queries))
     return Arrived(tuple(stages), images)

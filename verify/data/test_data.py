@@ -142,6 +142,29 @@ def test_clips_apart(case: Loading, observe: Observe, target: Target) -> None:
             )
 
 
+@data_check(loadings, _load, cost=3, kind=HAZARD)
+def test_negatives_count(case: Loading, observe: Observe, target: Target) -> None:
+    """What is annotated is marked as all there is, so that what is found besides counts as an error.
+
+    sam3's loss forgives what is found where a query is not exhaustive (``weak_loss``, and in tracking). The layouts
+    here have no word on it; sam3's loaders of images say that they are exhaustive, and its dataset of clips has
+    ``override_query_is_exhaustive_to_true`` for loaders that do not.
+    """
+    for clip in observe(case):
+        for stage, queries in enumerate(clip.stages):
+            for query in queries:
+                if not query.exhaustive:
+                    expected = f"{len(query.boxes)} objects" if query.boxes else "nothing"
+                    raise Violation(
+                        f"stage {stage} expects {expected} for {query.text!r}, and is not exhaustive",
+                        frame=stage,
+                        tensor="is_exhaustive",
+                        expected=True,
+                        got=False,
+                        table=clip_table(clip),
+                    )
+
+
 def _load_epochs(ranks: Ranks, target: Target, case: Loading) -> tuple[Clips, ...]:
     try:
         return epochs_of(target, case, EPOCHS)
