@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -258,4 +257,3 @@ def test_a_finding_of_what_was_under_way_can_be_run_again() -> None:
     finding = under_way.finding(Violation("ended"))
     assert finding.world_size == 3
     assert finding.replay.endswith("--target x --only test_x --launcher threads --case '{\"world_size\":3}'")
-    assert os.environ.get(journal.VARIABLE) is None

@@ -147,8 +147,10 @@ def test_a_hook_that_does_anything_costs_the_picture_alone(hook: Any, body: Call
     plain = judged(check_of(body, pictures=None))
     result = judged(check_of(body, pictures=hook, shows=lambda case: case.value))
     assert result.pictures == ()
-    assert replace(result, seconds=0) == replace(plain, seconds=0)
-    assert result.outcome == outcome
+    # How many cases come before the smallest is not compared: hypothesis draws numbers of the modules that are loaded.
+    said, plainly = ((of.reason, of.finding and (of.finding.message, of.finding.case)) for of in (result, plain))
+    assert said == plainly
+    assert result.outcome == plain.outcome == outcome
 
 
 def test_a_measure_of_what_shows_most_that_raises_costs_nothing_else() -> None:
