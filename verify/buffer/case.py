@@ -203,6 +203,12 @@ def scans_under_two_prompts(draw: st.DrawFn, target: Target, world_sizes: WorldS
 
 
 @st.composite
+def scans_under_changing_prompts(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    """Draw scans under two prompts, of callers that make a new one or change the one that they have."""
+    return replace(draw(scans_under_two_prompts(target, world_sizes)), in_place=draw(st.booleans()))
+
+
+@st.composite
 def scans_with_two_buffers(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
     case = draw(scans_under_two_prompts(target, world_sizes))
     prompts = [(visit.geometric, visit.text) for visit in case.calls()]

@@ -14,7 +14,7 @@ from verify.buffer.agreement import (
 from verify.buffer.case import (
     limited_scans,
     long_limited_scans,
-    scans_under_two_prompts,
+    scans_under_changing_prompts,
     scans_with_prompt_a_frame,
     scans_with_prompts_in_batches,
     scans_with_two_buffers,
@@ -173,11 +173,12 @@ def test_prompt_of_each_frame(case: Scan, observe: Observe, target: Target) -> b
     return True
 
 
-@schedule_check(lambda target, sizes: scans_under_two_prompts(target, sizes), kind=HAZARD)
+@schedule_check(lambda target, sizes: scans_under_changing_prompts(target, sizes), kind=HAZARD)
 def test_buffer_under_another_prompt(case: Scan, observe: Observe, target: Target) -> None:
     """A buffer handed on to a scan under another prompt does not answer with the detections of the old one.
 
-    Today's callers start a new buffer with a new prompt. One that keeps it gets the objects of the prompt before.
+    Today's callers start a new buffer with a new prompt. One that keeps it gets the objects of the prompt before; also
+    one that changes its prompt in place, where the buffer remembers which prompt it was, and not what that said.
     """
     assert_own_detections(observe(case))
 

@@ -73,6 +73,8 @@ class Scan:
     suppression: Suppression | None = None
     #: The number of the call from which on tracker features and NMS are asked for, as above; before it neither is.
     asking_from: int = 0
+    #: Whether the caller has one prompt, one text and one list of stages, and changes them in place.
+    in_place: bool = False
     #: "given" or "left out": the calls give sam3's default for every argument that may be left out, or leave it out.
     defaults: str | None = None
     #: Whether the scripted detector's scores and overlaps lie exactly at thresholds.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -74,12 +75,28 @@ def scripted(rank: int, target: Target, case: Scan, detected: list[Detected]) ->
     numbers = torch.arange(case.frames, dtype=torch.float32, device=device_here())
     images = numbers.view(-1, 1, 1, 1).repeat(1, 3, 2, 2)
     inputs = scripted_inputs(target, case, case.calls())
+    only = copy.deepcopy(inputs[case.calls()[0]]) if case.in_place else {}
 
     def inputs_of(visit: Visit) -> dict[str, Any]:
-        given = dict(inputs[visit])
+        given = dict(_written_into(only, inputs[visit]) if case.in_place else inputs[visit])
         return {"backbone_out": {"img_batch_all_stages": images, **given.pop("text")}, **given}
 
     return model, inputs_of
+
+
+def _written_into(held: Any, new: Any) -> Any:
+    """Make what a caller holds say what ``new`` says, in place as far as shapes agree."""
+    if isinstance(held, torch.Tensor) and isinstance(new, torch.Tensor):
+        return held.copy_(new) if held.shape == new.shape else new.clone()
+    if isinstance(held, dict):
+        held.update({key: _written_into(held[key], value) for key, value in new.items()})
+    elif isinstance(held, list):
+        held[:] = [_written_into(*pair) for pair in zip(held, new, strict=True)]
+    elif hasattr(held, "__dict__"):
+        _written_into(held.__dict__, new.__dict__)
+    else:
+        return new
+    return held
 
 
 def only_frame(target: Target) -> Scan:
