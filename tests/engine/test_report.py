@@ -75,6 +75,11 @@ def part(check: Check, outcome: str, cases: int = 5, **more: object) -> Result:
         ({"test_coverage": FAILED, "test_prefetch": SKIPPED}, VIOLATES, "1 failed"),
         ({"test_any_order_residency": FAILED}, CONFORMS, "2 checks passed"),
         ({"test_coverage": NOT_APPLICABLE}, CONFORMS, "1 check passed"),
+        (
+            {"test_coverage": NOT_APPLICABLE, "test_prefetch": NOT_APPLICABLE},
+            INCOMPLETE,
+            "nothing was required: none of 2 checks applies",
+        ),
         ({"test_coverage": INHERITED}, CONFORMS, "1 check passed but for 1 defect inherited from sam3 9.9"),
         (
             {"test_coverage": INHERITED, "test_prefetch": SKIPPED},
@@ -92,6 +97,14 @@ def part(check: Check, outcome: str, cases: int = 5, **more: object) -> Result:
 def test_verdict(outcomes: dict[str, str], verdict: str, because: str) -> None:
     _, given, reason = conclude(PLANNED, results(**outcomes), Counts())
     assert (given, reason) == (verdict, because)
+
+
+def test_hazards_alone_do_not_conform() -> None:
+    hazard = "test_any_order_residency"
+    for outcome in (PASSED, FAILED):
+        parts = [part(CHECKS[hazard], outcome)]
+        _, verdict, because = conclude([Planned(CHECKS[hazard], "", 1)], parts, Counts())
+        assert (verdict, because) == (INCOMPLETE, "nothing was required: hazards alone were looked for")
 
 
 def test_hazards_count_where_asked_for() -> None:

@@ -18,6 +18,7 @@ from verify.engine.result import (
     FAILURES,
     INHERITED,
     MISSING,
+    NOT_APPLICABLE,
     NOT_PROVIDED,
     NOT_TRIGGERED,
     PASSED,
@@ -216,6 +217,9 @@ def conclude(
     if unknown:
         because = f"nothing violated{inherited}, but {len(unknown)} of {len(judged)} checks could not be made"
         return tuple(results), INCOMPLETE, because
+    if all(result.outcome == NOT_APPLICABLE for result in judged):
+        nothing = f"none of {len(judged)} checks applies" if judged else "hazards alone were looked for"
+        return tuple(results), INCOMPLETE, f"nothing was required: {nothing}"
     listed = sum(result.outcome == XFAILED for result in judged)
     passed = sum(result.outcome == PASSED for result in judged)
     text = f"{passed} check{'s' * (passed != 1)} passed{inherited}"
