@@ -23,7 +23,7 @@ pytest_plugins = ["tests.judging"]
 pytestmark = pytest.mark.xdist_group("trainer processes")
 CHECKS = [name for name, check in registered().items() if check.group == "trainer"]
 TRAINER_BUGS = {name: bug for name, bug in BUGS.items() if bug.check in CHECKS}
-#: Learning takes a minute; that nothing is learnt shows at once.
+#: Learning takes long; that nothing is learnt shows at once.
 SHORT = {"test_trainer_learns": Run(2, frames=2, hold_out=True, epochs=3, batch=4)}
 QUICK = [name for name in CHECKS if name not in SHORT]
 
@@ -36,6 +36,15 @@ def judge(target: Target, check: str, launchers: Launchers) -> Result:
 def test_bug_is_caught(bug: Fork, launchers: Launchers, tmp_path: Path) -> None:
     target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", bug)))
     assert_caught(judge(target, bug.check, launchers), bug.says)
+
+
+def test_the_corrected_recipe_learns_and_is_stopped_when_it_has(launchers: Launchers) -> None:
+    learns = registered()["test_trainer_learns"]
+    result = Gate(Target("reference"), launchers, PROFILES["quick"]).judge(learns, PROCESSES)
+    assert result.outcome == PASSED, result
+    values = result.pictures[0].data["lines"][1]["values"]
+    assert 2 < len(values) < 64
+    assert values[-1] < values[0] / 1.5, "on this rank's two of four clips"
 
 
 @pytest.mark.parametrize(("name", "checks"), [("PlainWithEpochs", QUICK), ("a_category_a_clip", ["test_trainer_runs"])])

@@ -86,7 +86,7 @@ def test_ranks_that_meet_the_wrong_collective_are_pictured_though_they_do_not_te
 
 
 def _run(*losses: float, box: float | None = None) -> Trained:
-    return Trained(tuple(Step(loss, box, ()) for loss in losses))
+    return Trained(tuple(Step(loss, epoch, box, ()) for epoch, loss in enumerate(losses)))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_losses_of_a_resumed_run_are_beside_those_of_an_unbroken_one(broken: tup
 
 @pytest.mark.parametrize(("last", "marks"), [(1.0, 0), (5.0, 1), (float("nan"), 1)])
 def test_what_is_learnt_is_beside_what_has_to_be(last: float, marks: int) -> None:
-    steps = tuple(Step(1.0, box, ()) for box in (6.0, 4.0, 3.0, last))
+    steps = tuple(Step(1.0, epoch, box, ()) for epoch, box in enumerate((6.0, 4.0, 3.0, last)))
     pictures = learning_pictures(3.0)(Run(1, epochs=4), [Trained(steps)], Target("reference"))
     assert marked(pictures) == [marks]
     assert learning_pictures(3.0)(Run(1, epochs=4), [_run(1.0)], Target("reference")) == (), "no part for boxes"

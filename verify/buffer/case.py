@@ -159,19 +159,27 @@ def long_limited_scans(draw: st.DrawFn, target: Target, world_sizes: WorldSizes)
 
 @st.composite
 def limited_scans(
-    draw: st.DrawFn, target: Target, world_sizes: WorldSizes, past_the_end: bool = False, resumed: bool = False
+    draw: st.DrawFn,
+    target: Target,
+    world_sizes: WorldSizes,
+    past_the_end: bool = False,
+    resumed: bool = False,
+    told: bool = True,
 ) -> Scan:
     """Draw scans under a limit that ends them within the clip, at its last frame at most.
 
-    ``past_the_end``: under one that reaches beyond the clip. ``resumed``: which then go on without one.
+    ``past_the_end``: under one that reaches beyond the clip. ``resumed``: which then go on without one. ``told``:
+    whether calls are told where the scan has begun.
     """
-    case = draw(_without_extras(target, world_sizes, min_frames=2, max_frames=24))
-    # In reverse the first visit is of the frame before the start.
-    start = max(1, case.start) if case.reverse else min(case.start, case.frames - 2)
+    case = draw(_without_extras(target, world_sizes, min_frames=2 if told else 3, max_frames=24))
+    # In reverse the first visit is of the frame before the start. Where that is not told, it is not the first frame.
+    first = 1 if case.reverse or not told else 0
+    start = max(first, case.start) if case.reverse else min(max(first, case.start), case.frames - 2)
     left = start if case.reverse else case.frames - 1 - start
     limit = left + draw(st.integers(1, case.frames + 4)) if past_the_end else draw(st.integers(1, left))
     within = batches.visits_within(case.frames, start, limit, case.reverse)
-    visits = [Visit(frame, case.reverse, case.geometric, limit=limit, limit_from=start) for frame in within]
+    begun = start if told else None
+    visits = [Visit(frame, case.reverse, case.geometric, limit=limit, limit_from=begun) for frame in within]
     if resumed:
         beyond = range(within[-1] - 1, -1, -1) if case.reverse else range(within[-1] + 1, case.frames)
         visits += [Visit(frame, case.reverse, case.geometric) for frame in beyond]

@@ -90,6 +90,19 @@ def test_limit_past_the_end(case: Scan, observe: Observe, target: Target) -> Non
     assert_inside_clip(seen)
 
 
+@schedule_check(lambda target, sizes: limited_scans(target, sizes, told=False), why_not_provided=_why_no_limit)
+def test_limit_without_a_start(case: Scan, observe: Observe, target: Target) -> None:
+    """A call that is given a limit, and not where the scan began, answers the frame that it is asked for.
+
+    sam3's video predictors begin with the first frame that has a prompt, unless their caller names another, and hand on
+    what the caller named: nothing. A buffer that takes the first frame of the clip for the start then has a limit that
+    the scan may already be past.
+    """
+    seen = observe(case)
+    assert_own_detections(seen)
+    assert_inside_clip(seen)
+
+
 @schedule_check(long_limited_scans, why_not_provided=_why_no_limit)
 def test_limited_residency(case: Scan, observe: Observe, target: Target) -> None:
     """A scan under ``max_frame_num_to_track`` leaves nothing behind: a chunk goes when the scan has left it.

@@ -74,7 +74,8 @@ def learning_pictures(learned: float) -> Any:
     def pictures(case: Run, seen: Any, target: Target) -> tuple[Picture, ...]:
         if not isinstance(seen, list) or not all(isinstance(run, Trained) and run.steps for run in seen):
             return ()
-        per_epoch = max(1, len(seen[0].steps) // case.epochs)
+        epochs = seen[0].steps[-1].epoch + 1
+        per_epoch = max(1, len(seen[0].steps) // epochs)
         courses = []
         for run in seen[:3]:
             values = [step.box_l1 for step in run.steps]
@@ -97,7 +98,7 @@ def learning_pictures(learned: float) -> Any:
         held_out = next((run.held_out for run in seen if run.held_out is not None), None)
         others = f" On the frames held out it goes from {held_out[0]:.3g} to {held_out[1]:.3g}." if held_out else ""
         description = (
-            f"The boxes' L1 in {case.epochs} epochs, from {courses[0][0]} to {last} on rank 0; it has to fall to "
+            f"The boxes' L1 in {epochs} epochs, from {courses[0][0]} to {last} on rank 0; it has to fall to "
             f"{goal}.{others}"
         )
         return (Picture("lines", "What is learnt, epoch by epoch", description, data),)

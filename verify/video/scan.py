@@ -30,9 +30,10 @@ class Visit:
     geometric: int = 0
     #: Number of the text given with the call, 0 to 3.
     text: int = 0
-    #: ``max_frame_num_to_track`` of the call, where the scan is limited; counted from ``limit_from``.
+    #: ``max_frame_num_to_track`` of the call, where the scan is limited; counted from ``limit_from``, which the call is
+    #: told unless it is None.
     limit: int | None = None
-    limit_from: int = 0
+    limit_from: int | None = 0
     #: Which buffer is handed over, 0 or 1; each is empty at first.
     buffer: int = 0
 
