@@ -54,11 +54,11 @@ def visits_within(frames: int, start: int, limit: int, reverse: bool) -> tuple[i
     SAM 3.1, ``sam3_multiplex_tracking`` in SAM 3.1).
 
     Raises:
-        ValueError: for a clip without frames, a start outside it, or a limit below 1.
+        ValueError: for a clip without frames, a start outside it, or a limit below 0.
     """
     schedule.visits(frames, start, reverse)  # refuses a clip or a start that cannot be
-    if limit < 1:
-        raise ValueError(f"a limit is at least 1 frame, not {limit}")
+    if limit < 0:
+        raise ValueError(f"a limit is no less than 0 frames, not {limit}")
     if reverse:
         return tuple(range(start - 1, max(start - limit, 0) - 1, -1))
     return tuple(range(start, min(start + limit, frames - 1) + 1))

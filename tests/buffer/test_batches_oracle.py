@@ -95,6 +95,7 @@ def test_a_scan_that_cannot_be_is_refused(frames: int, batch: int, start: int) -
     ("frames", "start", "limit", "reverse", "visited"),
     [
         pytest.param(10, 0, 5, False, (0, 1, 2, 3, 4, 5), id="one frame more than the limit"),
+        pytest.param(10, 3, 0, False, (3,), id="the start alone"),
         pytest.param(10, 3, 2, False, (3, 4, 5), id="from within the clip"),
         pytest.param(10, 7, 2, False, (7, 8, 9), id="to the last frame"),
         pytest.param(10, 7, 3, False, (7, 8, 9), id="past the end"),
@@ -112,7 +113,7 @@ def test_what_a_limited_scan_visits(
     assert visits_within(frames, start, limit, reverse) == visited
 
 
-@pytest.mark.parametrize(("frames", "start", "limit"), [(0, 0, 1), (10, 10, 1), (10, -1, 1), (10, 0, 0), (10, 0, -3)])
+@pytest.mark.parametrize(("frames", "start", "limit"), [(0, 0, 1), (10, 10, 1), (10, -1, 1), (10, 0, -3)])
 def test_a_limit_that_cannot_be_is_refused(frames: int, start: int, limit: int) -> None:
     with pytest.raises(ValueError, match=r"\d"):
         visits_within(frames, start, limit, False)

@@ -11,11 +11,12 @@ import torch
 from fixtures.ranks import Collective
 from fixtures.synthetic.script import FRAMES_TOLD, Origin, identify
 from reference.oracle.detection import SUPPRESSED
-from verify.buffer.observation import Call, RankSeen, Seen, expected_answer, kept_by_nms
+from verify.buffer.observation import Call, RankSeen, Seen, expected_answer, expected_kept
 from verify.engine.finding import NotCovered, Violation, call_in
+from verify.target.naming import Target
 from verify.tensors.describe import describe_difference, describe_tensor
 from verify.tensors.tolerance import distance
-from verify.video.detector import DETECTIONS, features_of
+from verify.video.detector import DETECTIONS, features_of, necks_of
 from verify.video.scan import Scan
 from verify.video.scripting import script_of
 
@@ -184,10 +185,20 @@ def assert_nms_as_one_process(seen: Seen) -> None:
     for rank, call in all_calls(seen):
         plain = expected_answer(replace(case, suppression=None), call.visit, rank.rank)
         logits = plain["pred_logits"]
-        kept = kept_by_nms(script_of(case), case.suppression, call.visit.frame)
+        kept = expected_kept(case, call.visit)
         got = call.answer.get("pred_logits")
         if not isinstance(got, torch.Tensor) or got.shape != logits.shape:
             continue  # a missing tensor is test_coverage's to report
+        if got.isnan().any():
+            raise violation_at(
+                rank,
+                call,
+                f"after NMS {int(got.isnan().sum())} logits are no numbers",
+                tensor="pred_logits",
+                expected="finite logits, or -inf where NMS suppresses",
+                got=describe_tensor(got),
+                case=case,
+            )
         survives = got.squeeze(-1) > SUPPRESSED
         if not torch.equal(survives, kept):
             prompt, query = (int(number) for number in (survives != kept).nonzero()[0])
@@ -257,6 +268,20 @@ def assert_position_encoding(call: Call, rank: RankSeen, neck: str, expected: Se
             expected="; ".join(describe_tensor(level) for level in expected),
             got="; ".join(describe_tensor(level) for level in levels),
         )
+
+
+def assert_own_features(seen: Seen, target: Target) -> None:
+    """Every answer holds the frame's own features of every neck, and the necks' position encodings."""
+    case, script = seen.case, script_of(seen.case)
+    for rank, call in all_calls(seen):
+        visit = call.visit
+        for neck in necks_of(target):
+            allowed = [
+                script.features(visit.frame, computing, visit.geometric, visit.text, neck)
+                for computing in ranks_own_first(case, call, rank)
+            ]
+            assert_features(call, rank, neck, allowed, case)
+            assert_position_encoding(call, rank, neck, script.position_encoding(neck))
 
 
 def all_calls(seen: Seen) -> Iterable[tuple[RankSeen, Call]]:

@@ -11,7 +11,7 @@ from fixtures.synthetic.scripted_detector import LAYOUTS
 from reference.oracle import batches
 from reference.oracle.detection import Suppression
 from verify.target.naming import Target
-from verify.video.detector import buffer_options, is_batched
+from verify.video.detector import ANY_OTHER, buffer_options, is_batched, why_no_argument_for_nms
 from verify.video.scan import PROBABILITIES, Scan, Visit, batch_sizes, number_of_frame, scans, suppressions
 from verify.video.scripting import only_frame, why_no_scripted_buffer
 
@@ -82,11 +82,12 @@ def scans_of_one_rank(target: Target, world_sizes: WorldSizes) -> Scans:
     return scans_without_nms(target, st.just(1))
 
 
+def takes_limits(target: Target) -> bool:
+    return bool({"max_frame_num_to_track", ANY_OTHER} & buffer_options(target))
+
+
 def why_no_nms(target: Target) -> str | None:
-    reason = why_no_scripted_buffer(target)
-    if reason is None and "run_nms" not in buffer_options(target):
-        return "the buffer has no argument run_nms"
-    return reason
+    return why_no_scripted_buffer(target) or why_no_argument_for_nms(target)
 
 
 def perhaps_suppressions(target: Target) -> st.SearchStrategy[Suppression | None]:
@@ -121,6 +122,30 @@ def scans_with_everything(target: Target, world_sizes: WorldSizes, **options: An
     """Scans that ask for tracker features, of a model that has them, and perhaps for NMS."""
     options = {"suppression": perhaps_suppressions(target), **options}
     return scans_of(target, world_sizes, gather=True, tracker=True, features=True, **options)
+
+
+@st.composite
+def scans_as_called(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
+    """Draw scans under a limit, out of order, or begun again, that ask for features and perhaps NMS in every call.
+
+    Those under a limit end a frame early: the last one has checks of its own. Stages ask for each text, or for one.
+    """
+    case = draw(scans_with_everything(target, world_sizes, min_frames=3, max_frames=16))
+    if draw(st.booleans()):
+        case = replace(case, prompts=2, asks=draw(st.integers(0, 1)))
+    kinds = ("jumps", "again", *(["limit"] if takes_limits(target) else []))
+    kind = draw(st.sampled_from(kinds))
+    if kind == "jumps":
+        order = draw(st.lists(st.integers(0, case.frames - 1), min_size=2, max_size=8))
+        return replace(case, visits=tuple(Visit(frame, case.reverse, case.geometric) for frame in order))
+    if kind == "again":
+        other = replace(case, start=draw(st.integers(0, case.frames - 1)), reverse=draw(st.booleans()))
+        return replace(case, visits=case.calls() + other.calls())
+    start = max(2, case.start) if case.reverse else min(case.start, case.frames - 2)
+    limit = draw(st.integers(2 if case.reverse else 1, start if case.reverse else case.frames - 1 - start))
+    within = batches.visits_within(case.frames, start, limit, case.reverse)[:-1]
+    visits = tuple(Visit(frame, case.reverse, case.geometric, limit=limit, limit_from=start) for frame in within)
+    return replace(case, start=start, visits=visits)
 
 
 def scans_with_tracker(target: Target, world_sizes: WorldSizes) -> Scans:
@@ -176,7 +201,9 @@ def limited_scans(
     first = 1 if case.reverse or not told else 0
     start = max(first, case.start) if case.reverse else min(max(first, case.start), case.frames - 2)
     left = start if case.reverse else case.frames - 1 - start
-    limit = left + draw(st.integers(1, case.frames + 4)) if past_the_end else draw(st.integers(1, left))
+    # A limit of 0 leaves the start alone; in reverse that is not visited.
+    least = 1 if case.reverse or not told else 0
+    limit = left + draw(st.integers(1, case.frames + 4)) if past_the_end else draw(st.integers(least, left))
     within = batches.visits_within(case.frames, start, limit, case.reverse)
     begun = start if told else None
     visits = [Visit(frame, case.reverse, case.geometric, limit=limit, limit_from=begun) for frame in within]

@@ -193,12 +193,17 @@ def kept_by_nms(script: Script, suppression: detection.Suppression, frame: int) 
 
 def expected_answer(case: Scan, visit: Visit, rank: int) -> dict[str, torch.Tensor]:
     """The scripted detector's answer for a visit, computed by ``rank``, after the case's NMS."""
-    script = script_of(case)
-    answer = script.detection(visit.frame, rank, visit.geometric, visit.text)
+    answer = script_of(case).detection(visit.frame, rank, visit.geometric, visit.text)
+    asked = {key: answer[key][list(case.asked_texts)] if key in DETECTIONS else value for key, value in answer.items()}
     if case.suppression is not None:
-        kept = kept_by_nms(script, case.suppression, visit.frame)
-        answer["pred_logits"] = detection.lower(answer["pred_logits"], kept)
-    return answer
+        asked["pred_logits"] = detection.lower(asked["pred_logits"], expected_kept(case, visit))
+    return asked
+
+
+def expected_kept(case: Scan, visit: Visit) -> torch.Tensor:
+    """Which detections [P, Q] of a visit's frame are left after the case's NMS."""
+    assert case.suppression is not None
+    return kept_by_nms(script_of(case), case.suppression, visit.frame)[list(case.asked_texts)]
 
 
 @lru_cache(maxsize=8)

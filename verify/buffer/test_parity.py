@@ -22,6 +22,7 @@ from verify.video.detector import (
     is_batched,
     necks_of,
     place_of_buffer,
+    why_no_argument_for_nms,
     why_no_buffer,
 )
 from verify.video.real import has_tracker_neck, single_process
@@ -123,10 +124,7 @@ def test_parity_detections(case: Scan, observe: Observe, target: Target) -> None
 
 
 def _why_no_nms(target: Target) -> str | None:
-    reason = why_no_buffer(target)
-    if reason is None and "run_nms" not in buffer_options(target):
-        return "the buffer has no argument run_nms"
-    return reason
+    return why_no_buffer(target) or why_no_argument_for_nms(target)
 
 
 @parity_check(_with_nms, why_not_provided=_why_no_nms)

@@ -9,16 +9,15 @@ import torch
 from reference.oracle.detection import SUPPRESSED
 from verify.buffer.agreement import (
     all_calls,
-    assert_features,
     assert_nms_as_one_process,
     assert_own_detections,
-    assert_position_encoding,
+    assert_own_features,
     assert_same_tensor,
     is_own_detection,
-    ranks_own_first,
     violation_at,
 )
 from verify.buffer.case import (
+    scans_as_called,
     scans_perhaps_with_nms,
     scans_with_nms,
     scans_with_tracker,
@@ -43,7 +42,7 @@ from verify.video.detector import (
     necks_of,
 )
 from verify.video.scan import Scan
-from verify.video.scripting import first_answer, script_of, why_no_scripted_buffer
+from verify.video.scripting import first_answer, why_no_scripted_buffer
 
 #: Types that a gather may be tempted to save memory with.
 _SHORTER_TYPES = (torch.bfloat16, torch.float16)
@@ -99,16 +98,22 @@ def test_tracker_features(case: Scan, observe: Observe, target: Target) -> None:
     In a multiplex model those of the interactive neck, too. They are exact up to bfloat16's rounding. The tracker
     propagates masks with them: those of another frame, or levels exchanged, make masks drift without any error.
     """
-    script = script_of(case)
-    for rank, call in all_calls(observe(case)):
-        visit = call.visit
-        for neck in necks_of(target):
-            allowed = [
-                script.features(visit.frame, computing, visit.geometric, visit.text, neck)
-                for computing in ranks_own_first(case, call, rank)
-            ]
-            assert_features(call, rank, neck, allowed, case)
-            assert_position_encoding(call, rank, neck, script.position_encoding(neck))
+    assert_own_features(observe(case), target)
+
+
+@schedule_check(scans_as_called)
+def test_as_called(case: Scan, observe: Observe, target: Target) -> None:
+    """Scans that ask for all at once are answered rightly: for NMS and features, under a limit, out of order, twice.
+
+    sam3's video model passes limit, NMS and a request for features with every call, and asks for a visual prompt as the
+    second text of two. What looks at the limit first may forget the others, and what jumps builds a chunk of its own.
+    """
+    seen = observe(case)
+    if case.suppression is None:
+        assert_own_detections(seen)
+    else:
+        assert_nms_as_one_process(seen)
+    assert_own_features(seen, target)
 
 
 def _why_no_object_ids(target: Target) -> str | None:

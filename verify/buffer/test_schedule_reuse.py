@@ -18,13 +18,14 @@ from verify.buffer.case import (
     scans_with_prompt_a_frame,
     scans_with_prompts_in_batches,
     scans_with_two_buffers,
+    takes_limits,
     visits_in_any_order,
 )
 from verify.buffer.group import schedule_check
 from verify.buffer.observation import Observe
 from verify.engine.check import HAZARD
 from verify.target.naming import Target
-from verify.video.detector import ANY_OTHER, buffer_options, is_batched
+from verify.video.detector import is_batched
 from verify.video.scan import Scan
 from verify.video.scripting import why_no_scripted_buffer
 
@@ -60,7 +61,7 @@ def test_any_order_residency(case: Scan, observe: Observe, target: Target) -> No
 
 def _why_no_limit(target: Target) -> str | None:
     reason = why_no_scripted_buffer(target)
-    if reason is None and not {"max_frame_num_to_track", ANY_OTHER} & buffer_options(target):
+    if reason is None and not takes_limits(target):
         return "the buffer has no argument max_frame_num_to_track"
     return reason
 

@@ -51,12 +51,31 @@ def place_of_buffer(target: Target) -> Place | None:
 
 @lru_cache(maxsize=16)
 def buffer_options(target: Target) -> frozenset[str]:
-    """Names of the arguments that the target's buffer declares; ``ANY_OTHER`` is one where it swallows others."""
+    """Names of the arguments that the target's buffer declares; ``ANY_OTHER`` is one where it swallows others.
+
+    An override that takes any arguments hands them on, as far as can be told: it takes what the one beneath it takes.
+    """
     model = construction(target, tracker=True).model
-    parameters = inspect.signature(buffer_of(target, type(model))).parameters.values()
-    return frozenset(
-        ANY_OTHER if parameter.kind is inspect.Parameter.VAR_KEYWORD else parameter.name for parameter in parameters
-    )
+    method, names = BUFFER_METHODS[kind_of(target)], set()
+    for cls in type(model).__mro__:
+        if method not in vars(cls):
+            continue
+        parameters = inspect.signature(getattr(cls, method)).parameters.values()
+        names |= {p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+            return frozenset(names)
+    return frozenset({*names, ANY_OTHER})
+
+
+def why_no_argument_for_nms(target: Target) -> str | None:
+    """Say why a buffer cannot be asked for NMS, or give None where it can.
+
+    One that names none of sam3's optional arguments and takes any, such as a wrapper, takes this one.
+    """
+    named = buffer_options(target)
+    if "run_nms" in named or (ANY_OTHER in named and "track_in_reverse" not in named):
+        return None
+    return "the buffer has no argument run_nms"
 
 
 def why_no_buffer(target: Target) -> str | None:

@@ -63,6 +63,8 @@ class Scan:
     boxless: int = 0
     #: Text prompts a frame.
     prompts: int = 1
+    #: The only one of them that the stages ask for; None: each. So are visual prompts asked for, the second text.
+    asks: int | None = None
     #: ``gather_backbone_out`` of the detector's constructor; its default (None) follows from the backbone.
     gather: bool | None = True
     #: Whether the model has a tracker neck.
@@ -92,6 +94,16 @@ class Scan:
             return self.visits
         order = schedule.visits(self.frames, self.start, self.reverse)
         return tuple(Visit(frame, self.reverse, self.geometric) for frame in order)
+
+    @property
+    def asked_texts(self) -> tuple[int, ...]:
+        """Numbers of the texts that each stage asks for."""
+        return tuple(range(self.prompts)) if self.asks is None else (self.asks,)
+
+    @property
+    def rows(self) -> int:
+        """Queries of a stage."""
+        return len(self.asked_texts)
 
     def steps(self) -> tuple[schedule.Step, ...]:
         """What the buffer promises for each call of the sequential scan."""

@@ -47,9 +47,9 @@ def scripted_inputs(target: Target, case: Scan, visits: tuple[Visit, ...]) -> di
         numbers = case.numbers(visit) if is_batched(target) else ()
         given = _another_number(visit.geometric) if is_batched(target) else visit.geometric
         if numbers not in stages_of:
-            stages_of[numbers] = stages(case.frames, case.prompts, numbers)
+            stages_of[numbers] = stages(case.frames, case.rows, numbers, case.asked_texts)
         if given not in prompts:
-            prompts[given] = numbered_prompt(case.prompts, given)
+            prompts[given] = numbered_prompt(case.rows, given)
         if visit.text not in texts:
             texts[visit.text] = numbered_text(case.prompts, visit.text)
         made[visit] = {
