@@ -111,7 +111,10 @@ def _visit_all(target: Target, model: Any, case: Scan, inputs_of: InputsOf, call
         )
         del answer
         progress()
-    resident = {frame for buffer in buffers.values() for frame in frames_kept(target, buffer, case.frames) or ()}
+    kept = [frames_kept(target, buffer, case.frames) for buffer in buffers.values()]
+    if None in kept:
+        return tuple(seen)
+    resident = frozenset().union(*kept)  # type: ignore[arg-type]
     gone = [(frame, tensors) for frame, tensors in given if frame not in resident]
     held = _alive(gone)
     if held:  # perhaps in a cycle of references only; collecting takes longer than the scan

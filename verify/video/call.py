@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, MutableMapping
 from enum import Enum
+from numbers import Integral
 from types import ModuleType
 from typing import Any
 
@@ -126,11 +127,27 @@ def _frames_of_boxes(name: str, values: Any) -> Iterator[int]:
                 yield origin.frame
 
 
+def _is_number(key: Any) -> bool:
+    return isinstance(key, Integral) and not isinstance(key, bool)
+
+
+def _is_of_a_frame(entry: Any) -> bool:
+    """Whether an entry holds detections, and not again entries by their numbers."""
+    if isinstance(entry, Mapping):
+        return "pred_boxes" in entry or (not any(map(_is_number, entry)) and _holds_boxes(entry))
+    return _holds_boxes(entry)
+
+
+def _holds_boxes(entry: Any) -> bool:
+    return any(name == "pred_boxes" for name, _ in _contents(entry, "", set()))
+
+
 def frames_kept(target: Target, kept: Mapping[Any, Any], of: int) -> frozenset[int] | None:
     """The frames, ``of`` so many of the clip, whose detections a buffer holds after a call; None if that is not told.
 
-    A chunked buffer has them under their numbers. A batched one is looked through for scripted boxes, which tell what
-    frame they are of where the clip has no more than they tell apart: how it names its chunks is its own affair.
+    A chunked buffer has them under their numbers, or it is not told. A batched one is looked through for scripted
+    boxes, which tell what frame they are of where the clip has no more than they tell apart: how it names its chunks is
+    its own affair.
     """
     if is_batched(target):
         if of > FRAMES_TOLD:
@@ -138,5 +155,5 @@ def frames_kept(target: Target, kept: Mapping[Any, Any], of: int) -> frozenset[i
         contents = list(_contents(kept, "", set()))
         frames = frozenset(frame for name, values in contents for frame in _frames_of_boxes(name, values))
         return frames if frames or not contents else None
-    frames = frozenset(key for key in kept if isinstance(key, int) and not isinstance(key, bool))
+    frames = frozenset(int(key) for key, entry in kept.items() if _is_number(key) and _is_of_a_frame(entry))
     return None if kept and not frames else frames
