@@ -35,6 +35,7 @@ CONFORMING = {
     "ListsFeatures": False,
     "MoreOutputs": False,
     "CheckpointsFrames": True,
+    "HasAHookAndALock": False,
     "SamplesPrompts": False,
     "LeavesFramesOut": False,
 }

@@ -135,9 +135,12 @@ def assert_inside_clip(seen: Seen) -> None:
 
 
 def identical(expected: Any, got: Any) -> bool:
-    """Whether two values are tensors of the same type, shape and bits."""
-    tensors = isinstance(expected, torch.Tensor) and isinstance(got, torch.Tensor)
-    return tensors and got.dtype == expected.dtype and torch.equal(got, expected)
+    """Whether two values are tensors of the same type, shape and values; NaN, too, is the same as NaN."""
+    if not (isinstance(expected, torch.Tensor) and isinstance(got, torch.Tensor)):
+        return False
+    if (got.dtype, got.shape) != (expected.dtype, expected.shape):
+        return False
+    return torch.equal(got, expected) or bool(((got == expected) | (got.isnan() & expected.isnan())).all())
 
 
 def assert_same_tensor(

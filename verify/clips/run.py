@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -27,18 +27,42 @@ from verify.target.naming import Target
 _STACK_FRAMES = 8
 
 
+#: Modules whose values are copied: containers, which hooks are kept in, and what binds a method to its object.
+_COPIED = ("builtins", "collections", "functools")
+_REGISTRIES = ("_modules", "_parameters", "_buffers")
+
+
+def _attributes(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What the parts of a model hold by name beside tensors and other parts."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if not isinstance(value, (torch.Tensor, nn.Module)):
+                yield name, value
+
+
+def _can_be_copied(name: str, value: Any, shared: Mapping[int, Any]) -> bool:
+    if name in _REGISTRIES:
+        return True
+    try:
+        copy.deepcopy(value, dict(shared))
+    except Exception:
+        return False
+    return True
+
+
 def private_copy(model: nn.Module) -> nn.Module:
     """Copy a model, so that what a run leaves behind in it does not bear on the next.
 
-    What holds neither tensors nor other values (a tokenizer, say) is shared: copying it would take longest. Hooks on
-    parameters' gradients, which a copied parameter lacks, are registered anew.
+    What holds neither tensors nor other values (a tokenizer, say) is shared: copying it would take longest; so is what
+    cannot be copied, such as a lock. Hooks on parameters' gradients, which a copied parameter lacks, are made anew.
     """
-    shared: dict[int, Any] = {}
-    for module in model.modules():
-        for value in vars(module).values():
-            if type(value).__module__ != "builtins" and not isinstance(value, (torch.Tensor, nn.Module)):
-                shared[id(value)] = value
-    copied = copy.deepcopy(model, shared)
+    shared = {id(value): value for _, value in _attributes(model) if type(value).__module__ not in _COPIED}
+    try:
+        copied = copy.deepcopy(model, dict(shared))
+    except Exception:
+        parts = shared | {id(module): module for module in model.modules()}  # which hooks and the like may name
+        alike = {id(value): value for name, value in _attributes(model) if not _can_be_copied(name, value, parts)}
+        copied = copy.deepcopy(model, shared | alike)
     for parameter, own in zip(model.parameters(), copied.parameters(), strict=True):
         for hook in (parameter._backward_hooks or {}).values():
             own.register_hook(hook)

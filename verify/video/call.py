@@ -78,7 +78,10 @@ def call_buffer(
         num_frames=case.frames,
         **{**_options(target, case, visit), **(others or {})},
     )
-    return returned[0] if isinstance(returned, tuple) else returned
+    answer = returned[0] if isinstance(returned, (tuple, list)) and returned else returned
+    if not isinstance(answer, Mapping):
+        raise TypeError(f"the buffer returns {type(answer).__name__}, and not detections by their names")
+    return answer  # type: ignore[return-value]
 
 
 _SEQUENCES = (list, tuple, set, frozenset, deque)
