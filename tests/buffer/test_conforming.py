@@ -8,7 +8,7 @@ from fixtures.forks.buffer.conforming import VARIANTS
 from tests.judging import CHECKS, FEW, judge
 from verify.engine.check import HAZARD, PROCESSES, REQUIREMENT
 from verify.engine.launchers import Launchers
-from verify.engine.result import PASSED
+from verify.engine.result import PASSED, SKIPPED
 
 pytest_plugins = ["tests.judging"]
 #: Checks of what a batched buffer promises, or of what these buffers do not answer with.
@@ -50,3 +50,12 @@ def test_parity_passes_on_processes(name: str, launchers: Launchers) -> None:
     for check in PARITY:
         result = judge(target, check, launchers, PROCESSES, FEW)
         assert result.outcome == PASSED, result.finding.render() if result.finding else result
+
+
+@pytest.mark.xdist_group("processes")
+def test_a_rank_that_gathers_in_a_thread_of_its_own_is_judged_as_a_process(launchers: Launchers) -> None:
+    target = "fixtures.forks.buffer:GathersInAThread"
+    on_threads = judge(target, "test_coverage", launchers, profile=FEW)
+    assert on_threads.outcome == SKIPPED, on_threads
+    assert "threads do not cover torch.distributed in threads of a rank's own" in on_threads.reason
+    assert judge(target, "test_coverage", launchers, PROCESSES, FEW).outcome == PASSED
