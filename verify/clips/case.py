@@ -26,8 +26,12 @@ class Training:
     clips: int = 1
     #: Text prompts a clip.
     prompts: int = 1
+    #: Whether each clip has a text more than the one after it.
+    uneven: bool = False
     #: Box prompts for a frame and a text.
     boxes: int = 0
+    #: Whether every other frame comes without.
+    boxless: bool = False
     #: Most objects for a frame and a text.
     objects: int = 2
     #: Whether targets carry masks; the loss on masks is on where there is a segmentation head, too.
@@ -51,7 +55,9 @@ class Training:
             prompts=self.prompts,
             clips=self.clips,
             objects=self.objects,
+            uneven=self.uneven,
             boxes=self.boxes,
+            boxless=self.boxless,
             masks=self.masks,
             seed=self.seed,
         )
