@@ -153,7 +153,7 @@ def test_global_generators_are_left_as_they_were(videos: Videos) -> None:
 
 
 def test_videos_shorter_than_a_clip_are_refused_at_once(tmp_path: Path, videos: Videos) -> None:
-    message = r"3 of 3 clips have fewer than num_stages_sample=9 frames \(video 1 has 8\)"
+    message = rf"3 of 3 clips have fewer than num_stages_sample=9 frames \(video {videos.video_id(0)} has 8\)"
     with pytest.raises(UnusableClip, match=message) as caught:
         clips(videos, num_stages_sample=9)
     assert VIDEO_ANNOTATIONS in str(caught.value)
@@ -163,7 +163,8 @@ def test_videos_shorter_than_a_clip_are_refused_at_once(tmp_path: Path, videos: 
         entry = data["videos"][number]
         entry |= {"length": length, "file_names": entry["file_names"][:length]}
     short = write(data, tmp_path / "short.json")
-    with pytest.raises(UnusableClip, match=r"2 of 3 clips have fewer .*=5 frames \(video 2 has 4\)"):
+    says = rf"2 of 3 clips have fewer .*=5 frames \(video {videos.video_id(1)} has 4\)"
+    with pytest.raises(UnusableClip, match=says):
         clips(videos, num_stages_sample=5, ann_file=str(short))
     assert len(clips(videos, num_stages_sample=5, ann_file=str(short), training=False)) == 3
 
@@ -193,7 +194,7 @@ def test_a_frame_that_cannot_be_read_is_named(tmp_path: Path, spoil: Callable[[P
     spoil(tmp_path / videos.file_name(0, 1))
     dataset = clips(videos, num_stages_sample=2)
     name = re.escape(videos.file_name(0, 1))
-    with pytest.raises(UnusableClip, match=rf"frame 1 of video 1 cannot be read: .*{name}: .*({says})"):
+    with pytest.raises(UnusableClip, match=rf"frame 1 of video {videos.video_id(0)} cannot be read: .*{name}: .*({says})"):
         dataset[0]
     assert len(frames(dataset[1])) == 2
 
@@ -217,7 +218,7 @@ def test_an_image_of_another_size_than_annotated_is_named(tmp_path: Path) -> Non
 )
 def test_limits_are_refused_by_name(tmp_path: Path, limit: dict[str, Any], says: str) -> None:
     videos = alone(tmp_path, VideoSpec(videos=1, frames=8, objects=4, always_there=True))
-    with pytest.raises(UnusableClip, match=f"^video 1 of .*{VIDEO_ANNOTATIONS}: {says}"):
+    with pytest.raises(UnusableClip, match=f"^video {videos.video_id(0)} of .*{VIDEO_ANNOTATIONS}: {says}"):
         clips(videos, **limit)[0]
 
 
@@ -260,7 +261,7 @@ class Fails:
     ],
 )
 def test_a_transform_that_leaves_stages_uneven_is_refused(videos: Videos, transform: Any, says: str) -> None:
-    with pytest.raises(UnusableClip, match=rf"^video 2 of .*{VIDEO_ANNOTATIONS}: .*{says}"):
+    with pytest.raises(UnusableClip, match=rf"^video {videos.video_id(1)} of .*{VIDEO_ANNOTATIONS}: .*{says}"):
         clips(videos, transforms=[transform])[1]
 
 
@@ -324,7 +325,7 @@ def test_sams_own_replaces_a_clip_that_is_too_short_or_has_too_many_objects(tmp_
     limited = sams_own(videos, num_stages_sample=2, max_masklet_num_in_video=1)
     assert {video for video, _ in frames(limited[0])} == {1}
     data["videos"][0] |= {"length": 1, "file_names": data["videos"][0]["file_names"][:1]}
-    data["annotations"] = [entry for entry in data["annotations"] if entry["video_id"] == 2]
+    data["annotations"] = [entry for entry in data["annotations"] if entry["video_id"] == videos.video_id(1)]
     write(data, tmp_path / VIDEO_ANNOTATIONS)
     assert {video for video, _ in frames(sams_own(videos, num_stages_sample=2)[0])} == {1}
 

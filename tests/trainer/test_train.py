@@ -145,7 +145,8 @@ def test_refuses_data_before_anything_is_built(
     videos: Videos, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*paths(videos, tmp_path), "scratch.frames=5"]) == FAILED
-    too_short = "2 of 2 clips have fewer than num_stages_sample=5 frames (video 1 has 4): lower it, or leave them out"
+    few = f"2 of 2 clips have fewer than num_stages_sample=5 frames (video {videos.video_id(0)} has 4)"
+    too_short = f"{few}: lower it, or leave them out"
     assert capsys.readouterr() == ("", f"error: {videos.folder / VIDEO_ANNOTATIONS}: {too_short}\n")
     broken = write({"videos": [], "annotations": [], "categories": []}, tmp_path / "none.json")
     assert main([*paths(videos, tmp_path)[::2], f"paths.annotations={broken}"]) == USAGE
@@ -229,7 +230,7 @@ def test_ends_in_one_line_where_the_data_cannot_be_trained_on(runs: Runs) -> Non
         "no videos": (USAGE, f"{re.escape(str(runs.no_videos))}: holds no video"),
         "short": (FAILED, "2 of 2 clips have fewer than num_stages_sample=5 frames"),
         "diverging": (FAILED, "training diverged: the model's outputs are not finite numbers any more"),
-        "missing": (FAILED, f"frame 1 of video 1 cannot be read: {re.escape(str(runs.missing))}"),
+        "missing": (FAILED, f"frame 1 of video [0-9]+ cannot be read: {re.escape(str(runs.missing))}"),
     }
     for name, (status, message) in expected.items():
         done = runs.done[name]
