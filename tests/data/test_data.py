@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.forks.data import BUGS, CONFORMING
-from fixtures.forks.data.configured import TRANSFORMS, Fork, write_configuration
+from fixtures.forks.data.configured import LOADER, TRANSFORMS, Fork, write_configuration
 from tests.judging import assert_caught
 from verify.data.case import Loading, loading_from_json
 from verify.engine.check import THREADS
@@ -73,6 +73,14 @@ def test_a_loader_alone_is_judged_on_sams_own_dataset(launchers: Launchers) -> N
     target = Target("sam3", loader="reference.data.coco_video:CocoVideo")
     outcomes = {check: judge(target, check, launchers, FEW).outcome for check in CHECKS}
     assert {check for check, outcome in outcomes.items() if outcome == FAILED} == {*SAMS_OWN, "test_sampling"}
+
+
+def test_a_text_for_two_categories_is_not_judged(launchers: Launchers, tmp_path: Path) -> None:
+    fork = Fork({LOADER: "fixtures.forks.data.loaders.OneWordForTwo"})
+    target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", fork)))
+    result = judge(target, "test_own_objects", launchers, FEW)
+    assert result.outcome == SKIPPED, result
+    assert "which category 'thing' stands for: it expects objects of pebble and corner" in result.reason
 
 
 def test_what_comes_without_a_configuration_is_not_provided(launchers: Launchers) -> None:

@@ -194,7 +194,9 @@ def test_a_frame_that_cannot_be_read_is_named(tmp_path: Path, spoil: Callable[[P
     spoil(tmp_path / videos.file_name(0, 1))
     dataset = clips(videos, num_stages_sample=2)
     name = re.escape(videos.file_name(0, 1))
-    with pytest.raises(UnusableClip, match=rf"frame 1 of video {videos.video_id(0)} cannot be read: .*{name}: .*({says})"):
+    with pytest.raises(
+        UnusableClip, match=rf"frame 1 of video {videos.video_id(0)} cannot be read: .*{name}: .*({says})"
+    ):
         dataset[0]
     assert len(frames(dataset[1])) == 2
 

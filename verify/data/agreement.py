@@ -10,12 +10,11 @@ from verify.configuration.configured import loads_masks
 from verify.configuration.videos import videos_of
 from verify.data.batch import Arrived, Mask, Query
 from verify.data.case import Loading
+from verify.data.meanings import Meanings, meanings_of, queries_of
+from verify.data.placing import NEAR, distance
 from verify.engine.finding import Violation
 from verify.target.naming import Target
 
-#: How far a box may lie off, in parts of the image: two pixels of the file, whose edges resizing blurs. From one frame
-#: to the next objects move four at least in both directions.
-NEAR = 2 / min(SIZE)
 #: How many of an object's pixels a mask may have wrong, as a part of them: edges, which each resizing rounds another
 #: way, are not counted; a corner that is filled up has a third.
 MASKS_NEAR = 0.05
@@ -43,10 +42,6 @@ def clip_table(clip: Arrived) -> list[list[object]]:
                 ]
             )
     return rows
-
-
-def _distance(one: Iterable[float], other: Iterable[float]) -> float:
-    return max(abs(a - b) for a, b in zip(one, other, strict=True))
 
 
 def image_shown(query: Query, stage: int, clip: Arrived) -> Shown:
@@ -80,19 +75,51 @@ def assert_stages(clip: Arrived, count: int) -> None:
             )
 
 
-def assert_own_objects(clip: Arrived, target: Target, case: Loading) -> None:
-    """Each query expects the objects of its category that its own image shows, where the image shows them."""
+def assert_own_objects(clips: Sequence[Arrived], target: Target, case: Loading) -> Meanings:
+    """Each query of clips expects the objects of its category that its own image shows, where the image shows them.
+
+    Gives which category each text was taken for.
+    """
+    meanings = meanings_of(clips, case)
+    for clip in clips:
+        _assert_own_objects(clip, target, case, meanings)
+    return meanings
+
+
+def assert_all_asked(clips: Sequence[Arrived], case: Loading, meanings: Meanings) -> None:
+    """Of each video every category that its clips show is asked for, in one of them."""
+    tracks = videos_of(case.spec()).tracks
+    for video, objects in enumerate(tracks):
+        queries = [query for query in queries_of(clips) if query.shown and query.shown.video == video]
+        texts = {query.said for query in queries}
+        shown = {objects[number].category for query in queries if query.shown for number in query.shown.boxes}
+        missing = sorted(shown - {meanings[text] for text in texts & meanings.keys()})
+        # A text whose category is not known may ask for one of them.
+        if len(missing) > len(texts - meanings.keys()):
+            names = ", ".join(CATEGORIES[number] for number in missing)
+            raise Violation(
+                f"none of the clips of video {video} asks for what they show: {names}",
+                tensor="text_ids",
+                expected=", ".join(CATEGORIES[number] for number in sorted(shown)),
+                got=", ".join(sorted(texts)) or "no text",
+                table=next((clip_table(clip) for clip in clips if video in _videos(clip)), ()),
+            )
+
+
+def _videos(clip: Arrived) -> set[int]:
+    return {shown.video for shown in clip.images if shown is not None}
+
+
+def _assert_own_objects(clip: Arrived, target: Target, case: Loading, meanings: Meanings) -> None:
     videos = videos_of(case.spec())
     for stage, queries in enumerate(clip.stages):
         for query in queries:
             shown = image_shown(query, stage, clip)
-            if query.category is None:
-                raise Violation(f"stage {stage} asks for {query.text!r}, which is none of {', '.join(CATEGORIES)}")
-            tracks = videos.tracks[shown.video]
-            right = {number: box for number, box in shown.boxes.items() if tracks[number].category == query.category}
+            tracks, category = videos.tracks[shown.video], meanings.get(query.said)
+            right = {number: box for number, box in shown.boxes.items() if tracks[number].category == category}
             where = f"frame {shown.frame} of video {shown.video}, {query.text!r}"
             for box in query.boxes:
-                if not right or min(_distance(box, other) for other in right.values()) > NEAR:
+                if not right or min(distance(box, other) for other in right.values()) > NEAR:
                     raise Violation(
                         f"stage {stage} ({where}) expects a box where its image shows no such object",
                         frame=stage,
@@ -138,7 +165,7 @@ def _assert_own_masks(
             )
         if mask is None:
             continue
-        if not mask.box or _distance(box, mask.box) > NEAR:
+        if not mask.box or distance(box, mask.box) > NEAR:
             raise Violation(
                 f"stage {stage} ({where}) expects a mask that does not lie in its box",
                 frame=stage,
@@ -147,7 +174,7 @@ def _assert_own_masks(
                 got=_box_text(mask.box) if mask.box else "an empty mask",
                 table=clip_table(clip),
             )
-        own = min(right, key=lambda number: _distance(right[number], box))
+        own = min(right, key=lambda number: distance(right[number], box))
         _assert_taken(mask, {own}, "a mask", "segments", stage, where, clip)
     if query.semantic is not None:
         _assert_taken(query.semantic, right, "a semantic mask", "semantic_segments", stage, where, clip)

@@ -52,8 +52,13 @@ class Query:
     exhaustive: bool
 
     @property
-    def category(self) -> int | None:
-        """Number of the category that the text names."""
+    def said(self) -> str:
+        """The text without what it was marked with."""
+        return _MARK.sub("", self.text)
+
+    @property
+    def named(self) -> int | None:
+        """Number of the category that the text names; None where it names none, or several."""
         named = [number for number, name in enumerate(CATEGORIES) if name in self.text.lower()]
         return named[0] if len(named) == 1 else None
 

@@ -54,7 +54,7 @@ def dataset_config(target: Target, case: Loading, size: int = _SIZE) -> DictConf
         if case.own_transforms
         else plain_transforms(size),
     }
-    if case.max_query_num > 0:
+    if case.max_query_num > 0 or "max_query_num" in dataset:  # a limit of its own is not what is looked at
         options["max_query_num"] = case.max_query_num
     if case.tiling:
         options["is_tiling_single_image"] = True

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fixtures.ranks import Ranks
 from verify.configuration.configured import declares, loader_name, place_of_data_path, source_of, why_no_data_path
 from verify.data.agreement import (
+    assert_all_asked,
     assert_in_order,
     assert_own_objects,
     assert_stages,
@@ -87,11 +88,14 @@ def test_own_objects(case: Loading, observe: Observe, target: Target) -> None:
     """Each stage expects its own frame's objects, with their boxes and masks, and is asked for every category.
 
     Also where the clip runs backwards, and where a category is not seen in a frame: then nothing is expected, and
-    asked all the same. Targets of a neighbouring frame lie so near that a falling loss does not show them.
+    asked all the same. Targets of a neighbouring frame lie so near that a falling loss does not show them. Where a
+    loader makes several clips of a video, of some of the categories each, they ask for all that they show together.
+    A text that names no category is taken for the one whose objects it expects.
     """
-    for clip in observe(case):
+    clips = observe(case)
+    for clip in clips:
         assert_stages(clip, case.stages)
-        assert_own_objects(clip, target, case)
+    assert_all_asked(clips, case, assert_own_objects(clips, target, case))
 
 
 def _load_together(ranks: Ranks, target: Target, case: Loading) -> Clips:
@@ -114,7 +118,7 @@ def test_clips_apart(case: Loading, observe: Observe, target: Target) -> None:
     """
     (batch,) = observe(case)
     assert_stages(batch, case.stages)
-    assert_own_objects(batch, target, case)
+    assert_own_objects([batch], target, case)
     for stage, queries in enumerate(batch.stages):
         of_image: dict[int, int] = {}
         for query in queries:
@@ -234,8 +238,7 @@ def test_transforms_keep_targets(case: Loading, observe: Observe, target: Target
 
     Whatever a transform does to an image it has to do to its targets, also in clips.
     """
-    for clip in _decoded(observe(case)):
-        assert_own_objects(clip, target, case)
+    assert_own_objects(_decoded(observe(case)), target, case)
 
 
 @data_check(_transformed, _load, cost=5)
@@ -339,7 +342,8 @@ def test_tiling_and_query_limit(case: Loading, observe: Callable[[Loading], Clip
         return
     for clip in loaded:
         assert_stages(clip, case.stages)
-        assert_own_objects(clip, target, case)
+    assert_own_objects(loaded, target, case)
+    for clip in loaded:
         if case.tiling:
             frames = {(shown.video, shown.frame) for shown in clip.images if shown is not None}
             if len(frames) != 1:
