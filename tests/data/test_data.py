@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.forks.data import BUGS, CONFORMING
-from fixtures.forks.data.configured import LOADER, TRANSFORMS, Fork, write_configuration
+from fixtures.forks.data.configured import COLLATE, LOADER, LOADING, TRANSFORMS, Fork, write_configuration
 from tests.judging import assert_caught
 from verify.data.case import Loading, loading_from_json
 from verify.engine.check import THREADS
@@ -47,7 +47,8 @@ def test_variant_passes(name: str, launchers: Launchers, tmp_path: Path) -> None
     target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", CONFORMING[name])))
     # What comes after the draw of a clip's frames has no part in sampling, whose eighty epochs take long.
     drawn = any(
-        key.startswith("trainer.data.train.dataset.") for key in CONFORMING[name].settings.keys() - {TRANSFORMS}
+        key == LOADING or key.startswith("trainer.data.train.dataset.")
+        for key in CONFORMING[name].settings.keys() - {TRANSFORMS}
     )
     judged = [check for check in CHECKS if drawn or check != "test_sampling"]
     results = {check: judge(target, check, launchers, FEW) for check in judged}
@@ -81,6 +82,14 @@ def test_a_text_for_two_categories_is_not_judged(launchers: Launchers, tmp_path:
     result = judge(target, "test_own_objects", launchers, FEW)
     assert result.outcome == SKIPPED, result
     assert "which category 'thing' stands for: it expects objects of pebble and corner" in result.reason
+
+
+def test_a_collator_that_gives_no_clip_by_itself_is_not_judged(launchers: Launchers, tmp_path: Path) -> None:
+    fork = Fork({COLLATE: "fixtures.forks.data.collators.clip_by_clip_twice"})
+    target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", fork)))
+    result = judge(target, "test_loader_makes_clips", launchers, FEW)
+    assert result.outcome == SKIPPED, result
+    assert "collators.clip_by_clip_twice makes several batches, and none of exactly what is looked" in result.reason
 
 
 def test_what_comes_without_a_configuration_is_not_provided(launchers: Launchers) -> None:

@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
-from inspect import isclass, signature
+from inspect import Parameter, isclass, signature
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +104,33 @@ def place_of_configuration(target: Target) -> Place | None:
 
 
 def declares(target: Target, option: str) -> bool:
-    """Whether the target's dataset of clips takes an option: one on top of sam3's takes sam3's, too."""
-    made_by: Any = get_method(configuration_of(target).trainer.data.train.dataset["_target_"])
-    makers = (
-        [vars(base)["__init__"] for base in made_by.__mro__ if "__init__" in vars(base)]
-        if isclass(made_by)
-        else [made_by]
-    )
-    return any(option in signature(maker).parameters for maker in makers)
+    """Whether the target's dataset of clips takes an option by name."""
+    name = configuration_of(target).trainer.data.train.dataset["_target_"]
+    return any(option in parameters for parameters in _parameters(name))
+
+
+def takes(name: str, option: str) -> bool:
+    """Whether a class or function can be given an argument: by name, or because it takes any."""
+    found = _parameters(name)
+    return any(option in parameters for parameters in found) or _takes_others(found[-1])
+
+
+def _takes_others(parameters: Mapping[str, Parameter]) -> bool:
+    return any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
+
+
+def _parameters(name: str) -> list[Mapping[str, Parameter]]:
+    """The parameters of a function, or of a class's ``__init__`` and of those that it may hand on others to."""
+    made_by: Any = get_method(name)
+    if not isclass(made_by):
+        return [signature(made_by).parameters]
+    found: list[Mapping[str, Parameter]] = []
+    for base in made_by.__mro__:
+        if "__init__" in vars(base) and (base is not object or not found):
+            found.append(signature(vars(base)["__init__"]).parameters)
+            if not _takes_others(found[-1]):
+                break
+    return found
 
 
 def loads_masks(target: Target) -> bool:

@@ -51,7 +51,8 @@ def meanings_of(clips: Iterable[Arrived], case: Loading) -> Meanings:
         if len(categories) > 1:
             names = " and ".join(CATEGORIES[number] for number in sorted(categories))
             raise NotCovered(f"it cannot be told which category {text!r} stands for: it expects objects of {names}")
-        told |= {text: category for category in categories}
+        if categories:
+            told[text] = categories.pop()
     left = {track.category for video in tracks for track in video} - set(told.values())
     if len(silent) == len(left) == 1:
         told[silent.pop()] = left.pop()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from fixtures.synthetic.videos import IMAGE_ANNOTATIONS, SIZE, image_annotations, video_annotations, write
 from fixtures.trainer import MEAN, STD, plain_transforms, train_on
-from verify.configuration.configured import captured_text, configuration_of, layout_of, one_line_reason
+from verify.configuration.configured import (
+    captured_text,
+    configuration_of,
+    layout_of,
+    one_line_reason,
+    takes,
+)
 from verify.configuration.videos import videos_of
 from verify.data.batch import Arrived, read_batch
 from verify.data.case import Loading
+from verify.engine.finding import NotCovered
 from verify.target.naming import Target
 
 _SIZES = ("size", "sizes", "min_size", "max_size", "resolution")
@@ -96,6 +105,19 @@ def _normalisation(node: Any) -> tuple[Any, Any] | None:
     return None
 
 
+#: So many times is a collator that parts what it is given into several batches given each clip, at most.
+_MOST_COPIES = 8
+
+
+def _repeated(datapoints: Sequence[Any]) -> Iterator[list[Any]]:
+    """Datapoints once, twice, and so on: whole rounds of them, or each several times in a row."""
+    yield [*datapoints]
+    for copies in range(2, _MOST_COPIES + 1):
+        yield [copy.deepcopy(datapoint) for _ in range(copies) for datapoint in datapoints]
+        if len(datapoints) > 1:
+            yield [copy.deepcopy(datapoint) for datapoint in datapoints for _ in range(copies)]
+
+
 @dataclass(frozen=True)
 class _Path:
     """A data path that is set up: dataset, collator, and what images are normalised with."""
@@ -104,15 +126,48 @@ class _Path:
     collate: Any
     mean: torch.Tensor
     std: torch.Tensor
+    #: What the configuration names as collator.
+    collator: str
 
-    def batch(self, *datapoints: Any) -> Arrived:
-        """Collate clips and read the batch, which is the only value of what sam3's collators give."""
-        (batch,) = self.collate([*datapoints]).values()
+    def batch(self, datapoints: Sequence[Any], images_of: Sequence[int | None] | None = None) -> Arrived:
+        """Collate clips and read the batch, which is the only value of what sam3's collators give.
+
+        sam3's Trainer takes a list of batches, too, to accumulate gradients over them. A collator that makes one may
+        fail on fewer clips than it makes batches, so it is given more: copies of the same. Read is a batch of as many
+        images as the clips have, and ``images_of`` the same videos where that is said.
+
+        Raises:
+            NotCovered: where no such batch is made.
+        """
+        first: Exception | None = None
+        for given in _repeated(datapoints):
+            try:
+                collated = self.collate(given)
+            except Exception as error:
+                first = first or error
+                continue
+            if isinstance(collated, Mapping) and len(given) == len(datapoints):
+                return self._read(collated)
+            for part in collated if isinstance(collated, (list, tuple)) else [collated]:
+                if part and self._holds(batch := self._read(part), datapoints, images_of):
+                    return batch
+            first = first or NotCovered(f"{self.collator} makes several batches, and none of exactly what is looked at")
+        assert first is not None
+        raise first
+
+    def _read(self, collated: Mapping[str, Any]) -> Arrived:
+        (batch,) = collated.values()
         return read_batch(batch, self.mean, self.std)
+
+    @staticmethod
+    def _holds(batch: Arrived, datapoints: Sequence[Any], images_of: Sequence[int | None] | None) -> bool:
+        if images_of is not None:
+            return Counter(shown and shown.video for shown in batch.images) == Counter(images_of)
+        return len(batch.images) == sum(len(datapoint.images) for datapoint in datapoints)
 
     def clips(self) -> tuple[Arrived, ...]:
         """Every clip by itself."""
-        return tuple(self.batch(self.dataset[index]) for index in range(len(self.dataset)))
+        return tuple(self.batch([self.dataset[index]]) for index in range(len(self.dataset)))
 
 
 def _marked(datapoint: Any, video: int | None) -> Any:
@@ -126,7 +181,7 @@ def _set_up(data: DictConfig, dataset: Any = None) -> _Path:
     transforms = OmegaConf.to_container(data.dataset.transforms, resolve=True)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in _normalisation(transforms) or ([MEAN] * 3, [STD] * 3))
     made = instantiate(data.dataset) if dataset is None else dataset
-    return _Path(made, instantiate(data.collate_fn), mean, std)
+    return _Path(made, instantiate(data.collate_fn), mean, std, str(data.collate_fn["_target_"]))
 
 
 def _announce(dataset: Any, epoch: int) -> None:
@@ -140,6 +195,7 @@ def clips_of(target: Target, case: Loading, together: bool = False) -> tuple[Arr
 
     Raises:
         NoClip: in one line, where the data path fails.
+        NotCovered: where its collator gives no batch of exactly these clips.
     """
     with captured_text() as written:
         try:
@@ -151,7 +207,10 @@ def clips_of(target: Target, case: Loading, together: bool = False) -> tuple[Arr
             shown = [clip.images[0] for clip in clips]
             videos = [None if image is None else image.video for image in shown]
             first = sorted(videos.index(video) for video in set(videos))
-            return (path.batch(*(_marked(path.dataset[index], videos[index]) for index in first)),)
+            images_of = [videos[index] for index in first for _ in clips[index].images]
+            return (path.batch([_marked(path.dataset[index], videos[index]) for index in first], images_of),)
+        except NotCovered:
+            raise
         except Exception as error:
             raise NoClip(one_line_reason(error, written.getvalue())) from error
 
@@ -161,17 +220,21 @@ def epochs_of(target: Target, case: Loading, epochs: int) -> tuple[tuple[Arrived
 
     Raises:
         NoClip: in one line, where the data path fails.
+        NotCovered: where its collator gives no batch of exactly these clips.
     """
     with captured_text() as written:
         try:
             config = dataset_config(target, case, size=SIZE[1])  # enough to tell frames apart
             config.shuffle = False
-            config.enable_distributed_sampler = False
+            if takes(config["_target_"], "enable_distributed_sampler"):
+                config.enable_distributed_sampler = False
             data = instantiate(config)
             path, seen = _set_up(config, data.dataset), []
             for epoch in range(epochs):
                 data.get_loader(epoch)
                 seen.append(replace(path, dataset=copy.deepcopy(path.dataset)).clips())
             return tuple(seen)
+        except NotCovered:
+            raise
         except Exception as error:
             raise NoClip(one_line_reason(error, written.getvalue())) from error
