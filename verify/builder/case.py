@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from fixtures.toy.build import accepted
 from verify.engine.case import changed_fields, refuse_unknown_fields
 from verify.engine.place import Place, place_of
 from verify.target.loading import load
@@ -38,6 +39,8 @@ class Build:
     tracker: bool = False
     #: Whether a checkpoint's keys lie under the key ``model``.
     nested: bool = False
+    #: Whether it is built for evaluation, as detection over videos is; else for training.
+    evaluation: bool = False
     seed: int = 0
 
     @property
@@ -93,6 +96,13 @@ def why_no_loading(target: Target) -> str | None:
     if reason := why_no_builder(target):
         return reason
     return None if declares(target, "checkpoint_path") else "its builder has no argument checkpoint_path"
+
+
+def why_no_modes(target: Target) -> str | None:
+    """Say why a target's builder cannot be asked for a mode, or give None where it can."""
+    if reason := why_no_builder(target):
+        return reason
+    return None if accepted(load(target).builder, {"eval_mode": True}) else "its builder has no argument eval_mode"
 
 
 def declares(target: Target, argument: str) -> bool:

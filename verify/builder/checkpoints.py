@@ -105,10 +105,13 @@ def _load(rank: int, world_size: int, target: Target, case: Build) -> Loading:
                 failed = str(error)
             said = written()
     loaded = {} if model is None else model.state_dict()
+    # A released checkpoint holds all parts, also those that a model is built without.
+    places = names.values() if model is None or case.segmentation else loaded
     not_loaded = tuple(
         key
         for key, tensor in file.items()
         if (name := names.get(key)) is not None
+        and name in places
         and not (name in loaded and loaded[name].shape == tensor.shape and torch.equal(loaded[name].cpu(), tensor))
     )
     return Loading((changed, changed_name), not_loaded, bool(failed), "\n".join([said, *heard, failed]))

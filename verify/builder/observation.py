@@ -32,7 +32,7 @@ def construct(target: Target, case: Build, seed: int = 0, **arguments: Any) -> C
     settings: dict[str, Any] = {
         "enable_segmentation": case.segmentation,
         "enable_inst_interactivity": case.tracker,
-        "eval_mode": False,
+        "eval_mode": case.evaluation,
         **arguments,
     }
     built = build_toy(load(target).builder, seed, **settings)

@@ -16,6 +16,7 @@ from verify.builder.case import (
     why_no_arguments,
     why_no_builder,
     why_no_loading,
+    why_no_modes,
 )
 from verify.builder.checkpoints import FOREIGN, Loading, observe_loading
 from verify.builder.effects import EFFECTS, Effect, observe_effect
@@ -108,7 +109,7 @@ def _settings(settings: Mapping[str, object]) -> str:
     return ", ".join(f"{name}={value}" for name, value in settings.items())
 
 
-@builder_check(_one, observe_modes)
+@builder_check(_one, observe_modes, why_not_provided=why_no_modes)
 def test_mode(case: Build, observe: Callable[[Build], Mapping[bool, tuple[str, ...]]], target: Target) -> None:
     """With eval_mode the whole model is in evaluation mode, without it in training mode.
 
@@ -174,7 +175,9 @@ def test_initialised(case: Build, observe: Callable[[Build], Initial], target: T
 
 
 def _checkpoints(target: Target, world_sizes: WorldSizes) -> Builds:
-    return st.sampled_from((Build(), Build(tracker=True, nested=True)))
+    return st.sampled_from(
+        (Build(), Build(tracker=True, nested=True), Build(segmentation=False), Build(evaluation=True))
+    )
 
 
 @builder_check(_checkpoints, observe_loading, why_not_provided=why_no_loading)
@@ -183,6 +186,7 @@ def test_checkpoint(case: Build, observe: Callable[[Build], Loading], target: Ta
 
     Released checkpoints name the detector's weights detector.* and the tracker's tracker.*, at times under the key
     model. A key that is dropped on the way leaves its layer at random values, in a model that is taken for pretrained.
+    So too where the model is built without a segmentation head, or with eval_mode, as for evaluation.
     """
     found = observe(case)
     if found.failed:
