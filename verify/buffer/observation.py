@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -18,6 +16,7 @@ from fixtures.ranks import Collective, Ranks, RanksFailed, Threads, during, prog
 from fixtures.synthetic.script import Script
 from fixtures.synthetic.scripted_detector import Detected
 from reference.oracle import detection
+from verify.buffer.memory import Watched, held_after, of_answer, watch_detector
 from verify.engine.finding import call_in_words
 from verify.engine.remembered import remembered
 from verify.target.naming import Target
@@ -40,8 +39,10 @@ class Call:
     resident: frozenset[int] | None
     #: Detections made during the call (scripted detector only).
     detected: tuple[Detected, ...]
-    #: After the last call, frames whose answers are still alive somewhere though they are not in the buffer.
+    #: After the last call, frames whose answers are still alive somewhere though their chunks are not in the buffer.
     held: frozenset[int] = frozenset()
+    #: The same of what the detector gave for frames (scripted detector only).
+    output_held: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -95,43 +96,37 @@ def copied(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) for key, value in answer.items()}
 
 
-def _visit_all(target: Target, model: Any, case: Scan, inputs_of: InputsOf, calls: list[Detected]) -> tuple[Call, ...]:
-    """Call the buffer for every visit of a case."""
+def _visit_all(
+    target: Target, model: Any, case: Scan, inputs_of: InputsOf, calls: list[Detected], outputs: Watched
+) -> tuple[Call, ...]:
+    """Call the buffer for every visit of a case; ``outputs`` watches the detector."""
     buffers: dict[int, dict[Any, Any]] = {visit.buffer: {} for visit in case.calls()}
-    given: list[tuple[int, list[weakref.ref[torch.Tensor]]]] = []
+    answers = Watched()
     seen = []
     for number, visit in enumerate(case.calls()):
         buffer = buffers[visit.buffer]
         inputs = inputs_of(visit)
         before = len(calls)
         answer = call_numbered(target, model, case, number, visit, inputs, buffer)
-        given.append((visit.frame, [weakref.ref(answer[key]) for key in DETECTIONS if key in answer]))
         seen.append(
             Call(number, visit, copied(answer), frames_kept(target, buffer, case.frames), tuple(calls[before:]))
         )
+        answers.watch([visit.frame], of_answer(answer))
         del answer
         progress()
     kept = [frames_kept(target, buffer, case.frames) for buffer in buffers.values()]
     if None in kept:
         return tuple(seen)
     resident = frozenset().union(*kept)  # type: ignore[arg-type]
-    gone = [(frame, tensors) for frame, tensors in given if frame not in resident]
-    held = _alive(gone)
-    if held:  # perhaps in a cycle of references only; collecting takes longer than the scan
-        gc.collect()
-        held = _alive(gone)
-    return (*seen[:-1], replace(seen[-1], held=held))
-
-
-def _alive(given: Iterable[tuple[int, list[weakref.ref[torch.Tensor]]]]) -> frozenset[int]:
-    return frozenset(frame for frame, tensors in given if any(tensor() is not None for tensor in tensors))
+    held, output_held = held_after(answers, outputs, case.chunk_size, resident)
+    return (*seen[:-1], replace(seen[-1], held=held, output_held=output_held))
 
 
 def scripted_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
     """One rank's part of a case with the scripted detector."""
     detected: list[Detected] = []
     model, inputs_of = scripted(rank, target, case, detected)
-    return _visit_all(target, model, case, inputs_of, detected)
+    return _visit_all(target, model, case, inputs_of, detected, watch_detector(model, detected))
 
 
 def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:
@@ -140,7 +135,7 @@ def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[C
         model = real_detector(target, case)
         progress()
         inputs = inputs_of_clip(model, clip_of(case))
-        return _visit_all(target, model, case, lambda visit: inputs(), [])
+        return _visit_all(target, model, case, lambda visit: inputs(), [], Watched())
 
 
 def _scan_without_group(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:

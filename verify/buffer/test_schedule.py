@@ -134,7 +134,7 @@ def test_residency(case: Scan, observe: Observe, target: Target) -> None:
     """After a call of a sequential scan the buffer holds at most two chunks, and one after the last call.
 
     Every frame kept too long holds its masks and tracker features in the memory of every GPU; over a long video that
-    ends in out of memory.
+    ends in out of memory. So does what is kept of it elsewhere: on the model, or under another key.
     """
     _assert_residency(observe(case))
 
@@ -153,15 +153,16 @@ def _assert_residency(seen: Seen) -> None:
                 got="frames " + frame_set(resident),
                 case=case,
             )
-        if call.held:
-            raise Violation(
-                f"frames {frame_set(call.held)} left the buffer, and their answers are kept alive elsewhere",
-                rank=rank.rank,
-                call=call.number,
-                frame=min(call.held),
-                expected="answers that nobody holds once their frame has left the buffer",
-                got=f"answers of {len(call.held)} frames alive after the scan",
-            )
+        for held, what in ((call.held, "their answers are"), (call.output_held, "the detector's output for them is")):
+            if held:
+                raise Violation(
+                    f"frames {frame_set(held)} left the buffer, and {what} kept alive elsewhere",
+                    rank=rank.rank,
+                    call=call.number,
+                    frame=min(held),
+                    expected="tensors that nobody holds once their frames' chunk has left the buffer",
+                    got=f"tensors of {len(held)} frames alive after the scan",
+                )
 
 
 @schedule_check(long_scans, launchers=(THREADS,), cost=25, draws="long scans", pictures=None)
