@@ -287,6 +287,15 @@ def assert_own_features(seen: Seen, target: Target) -> None:
             assert_position_encoding(call, rank, neck, script.position_encoding(neck))
 
 
+def assert_answers_as_called(seen: Seen, target: Target) -> None:
+    """Every answer holds what its call asked for: the frame's own detection, after NMS if any, and its features."""
+    if seen.case.suppression is None:
+        assert_own_detections(seen)
+    else:
+        assert_nms_as_one_process(seen)
+    assert_own_features(seen, target)
+
+
 def all_calls(seen: Seen) -> Iterable[tuple[RankSeen, Call]]:
     return ((rank, call) for rank in seen.ranks for call in rank.calls)
 

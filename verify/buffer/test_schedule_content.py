@@ -9,6 +9,7 @@ import torch
 from reference.oracle.detection import SUPPRESSED
 from verify.buffer.agreement import (
     all_calls,
+    assert_answers_as_called,
     assert_nms_as_one_process,
     assert_own_detections,
     assert_own_features,
@@ -108,12 +109,7 @@ def test_as_called(case: Scan, observe: Observe, target: Target) -> None:
     sam3's video model passes limit, NMS and a request for features with every call, and asks for a visual prompt as the
     second text of two. What looks at the limit first may forget the others, and what jumps builds a chunk of its own.
     """
-    seen = observe(case)
-    if case.suppression is None:
-        assert_own_detections(seen)
-    else:
-        assert_nms_as_one_process(seen)
-    assert_own_features(seen, target)
+    assert_answers_as_called(observe(case), target)
 
 
 def _why_no_object_ids(target: Target) -> str | None:

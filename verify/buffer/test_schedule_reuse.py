@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from verify.buffer.agreement import (
     all_calls,
+    assert_answers_as_called,
     assert_inside_clip,
     assert_own_detections,
     chunk_numbers,
@@ -22,8 +23,10 @@ from verify.buffer.case import (
     visits_in_any_order,
 )
 from verify.buffer.group import schedule_check
-from verify.buffer.observation import Observe
+from verify.buffer.observation import Observe, Seen
+from verify.buffer.videos import VIDEOS, TwoVideos, observe_two_videos, two_videos, two_videos_from_json
 from verify.engine.check import HAZARD
+from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.video.detector import is_batched
 from verify.video.scan import Scan
@@ -205,3 +208,28 @@ def test_second_buffer(case: Scan, observe: Observe, target: Target) -> None:
     video with the objects of the first.
     """
     assert_own_detections(observe(case))
+
+
+@schedule_check(two_videos, observation=observe_two_videos, from_json=two_videos_from_json, pictures=None)
+def test_second_video(case: TwoVideos, observe: Observe, target: Target) -> None:
+    """A second video on the same model is answered as its own images, length, texts and thresholds say.
+
+    One after the other, and in turns: a predictor has a model and many sessions. What is noted on the model when the
+    first video begins, such as its images, its length or its thresholds, answers the second with objects of the first.
+    """
+    videos: tuple[Seen, ...] = observe(case)  # type: ignore[arg-type, assignment]
+    for number, seen in enumerate(videos):
+        try:
+            assert_answers_as_called(seen, target)
+        except Violation as violation:
+            violation.message = f"{VIDEOS[number]} video: {violation.message}"
+            violation.details = _images_of_others(seen, number)
+            raise
+
+
+def _images_of_others(seen: Seen, number: int) -> str:
+    """Say on which frames of the other video a video's calls have run the detector."""
+    others = {found.frame for _, call in all_calls(seen) for found in call.detected if found.video != number}
+    if not others:
+        return ""
+    return f"Calls for it detected images of the {VIDEOS[1 - number]} video: frames {frame_set(frozenset(others))}."

@@ -57,6 +57,8 @@ class Scan:
     visits: tuple[Visit, ...] | None = None
     #: Number of the geometric prompt of every call of the sequential scan.
     geometric: int = 0
+    #: Number of the text of every call of the sequential scan.
+    text: int = 0
     #: Whether the prompts of frames differ: that of frame t has the number ``number_of_frame(t)``.
     prompt_a_frame: bool = False
     #: Where the prompts of frames differ, every so many frames there is one without a box; 0: there is none.
@@ -93,7 +95,7 @@ class Scan:
         if self.visits is not None:
             return self.visits
         order = schedule.visits(self.frames, self.start, self.reverse)
-        return tuple(Visit(frame, self.reverse, self.geometric) for frame in order)
+        return tuple(Visit(frame, self.reverse, self.geometric, self.text) for frame in order)
 
     @property
     def asked_texts(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,8 +12,15 @@ from torch import nn
 
 from fixtures.ranks import RanksFailed, Threads
 from fixtures.synthetic.script import Script
-from fixtures.synthetic.scripted_detector import Detected, numbered_prompt, numbered_text, scripted_forward, stages
-from fixtures.toy.device import device_here
+from fixtures.synthetic.scripted_detector import (
+    Detected,
+    Playing,
+    numbered_images,
+    numbered_prompt,
+    numbered_text,
+    scripted_forward,
+    stages,
+)
 from verify.target.naming import Target
 from verify.video.call import call_buffer
 from verify.video.detector import detector, is_batched, why_no_buffer
@@ -25,11 +32,21 @@ InputsOf = Callable[[Visit], dict[str, Any]]
 UNUSED = 15
 
 
-def scripted_detector(target: Target, case: Scan, script: Script, rank: int, calls: list[Detected]) -> nn.Module:
-    """The target's detector with a scripted ``forward_grounding``; each frame detected is appended to ``calls``."""
+def scripted_detector(
+    target: Target,
+    case: Scan,
+    scripts: Sequence[Script],
+    rank: int,
+    calls: list[Detected],
+    playing: Playing | None = None,
+) -> nn.Module:
+    """The target's detector with a scripted ``forward_grounding``; each frame detected is appended to ``calls``.
+
+    There is a script for each video that the model is called for, and ``playing`` says for which it is.
+    """
     model = detector(target, case)
     model.training = False  # eval() would walk through all parts, which are scripted away
-    object.__setattr__(model, "forward_grounding", scripted_forward(script, rank, calls))
+    object.__setattr__(model, "forward_grounding", scripted_forward(scripts, rank, calls, playing or Playing()))
     return model
 
 
@@ -71,9 +88,12 @@ def script_of(case: Scan) -> Script:
 
 def scripted(rank: int, target: Target, case: Scan, detected: list[Detected]) -> tuple[Any, InputsOf]:
     """A rank's model with the scripted detector, and what its caller hands over."""
-    model = scripted_detector(target, case, script_of(case), rank, detected)
-    numbers = torch.arange(case.frames, dtype=torch.float32, device=device_here())
-    images = numbers.view(-1, 1, 1, 1).repeat(1, 3, 2, 2)
+    return scripted_detector(target, case, [script_of(case)], rank, detected), caller_of(target, case)
+
+
+def caller_of(target: Target, case: Scan, video: int = 0) -> InputsOf:
+    """What a caller hands over, made for a video of this number."""
+    images = numbered_images(case.frames, video)
     inputs = scripted_inputs(target, case, case.calls())
     only = copy.deepcopy(inputs[case.calls()[0]]) if case.in_place else {}
 
@@ -81,7 +101,7 @@ def scripted(rank: int, target: Target, case: Scan, detected: list[Detected]) ->
         given = dict(_written_into(only, inputs[visit]) if case.in_place else inputs[visit])
         return {"backbone_out": {"img_batch_all_stages": images, **given.pop("text")}, **given}
 
-    return model, inputs_of
+    return inputs_of
 
 
 def _written_into(held: Any, new: Any) -> Any:
