@@ -9,8 +9,11 @@ from functools import lru_cache
 import pytest
 from sam3.model.sam3_image import Sam3ImageOnVideoMultiGPU
 
+from fixtures.forks.bugs import Seeded
 from fixtures.forks.training import VARIANTS
 from fixtures.forks.training.bugs import BUGS, KEPT, STAGES, STEP
+from fixtures.forks.training.losses import CONFORMING as OTHER_LOSSES
+from fixtures.forks.training.losses import COUNTS, LOSSES
 from verify.clips.case import Training
 from verify.engine.check import HAZARD, THREADS
 from verify.engine.finding import Finding
@@ -75,6 +78,25 @@ def test_a_seeded_bug_is_caught_by_the_check_that_is_for_it(
     assert f"--target {FORKS}{name} --only {check}" in result.finding.replay
 
 
+@pytest.mark.parametrize("bug", LOSSES.values(), ids=list(LOSSES))
+def test_a_seeded_loss_is_caught_by_the_check_that_is_for_it(launchers: Launchers, bug: Seeded) -> None:
+    result = Gate(Target(**bug.options), launchers, DRAWN).judge(registered()[bug.check], THREADS)
+    assert result.outcome == FAILED, result
+    assert isinstance(result.finding, Finding)
+    text = result.finding.render()
+    assert re.search(bug.says, text), text
+    assert f"--loss {bug.options['loss']} --only {bug.check}" in result.finding.replay
+    assert result.finding.place is not None
+    assert result.finding.place.path.endswith("fixtures/forks/training/losses.py")
+
+
+@pytest.mark.parametrize("variant", OTHER_LOSSES.values(), ids=list(OTHER_LOSSES))
+def test_losses_that_do_it_otherwise_pass(launchers: Launchers, variant: Seeded) -> None:
+    for case in (None, Training(frames=4, objects=3, prompts=2, masks=True, segmentation=True, seed=2)):
+        result = Gate(Target(**variant.options), launchers, DRAWN, case=case).judge(registered()[COUNTS], THREADS)
+        assert result.outcome == PASSED, result.finding.render() if result.finding else result
+
+
 @pytest.mark.parametrize("name", CONFORMING)
 def test_loops_that_do_it_otherwise_pass(launchers: Launchers, name: str) -> None:
     case = CLIPS[list(CONFORMING).index(name) % 2]
@@ -90,7 +112,8 @@ def test_every_loop_that_conforms_is_tried() -> None:
 
 
 def test_every_check_of_training_has_a_bug() -> None:
-    assert {check for _, check, _ in BUGS} == set(checks_of_training())
+    caught = {check for _, check, _ in BUGS} | {bug.check for bug in LOSSES.values()}
+    assert caught == set(checks_of_training())
 
 
 @pytest.mark.parametrize("check", [STAGES, "test_quiet"])

@@ -92,6 +92,7 @@ def trainings(
     clips: st.SearchStrategy[int] | None = None,
     prompts: st.SearchStrategy[int] | None = None,
     boxes: st.SearchStrategy[int] | None = None,
+    objects: st.SearchStrategy[int] | None = None,
 ) -> Training:
     """Draw cases of 1 to 5 frames; the simplest one has two, so that there is another frame to confuse with."""
     return Training(
@@ -99,7 +100,7 @@ def trainings(
         clips=draw(clips if clips is not None else st.integers(1, 2)),
         prompts=draw(prompts if prompts is not None else st.integers(1, 2)),
         boxes=draw(boxes if boxes is not None else st.integers(0, 2)),
-        objects=draw(st.sampled_from((2, 1, 3, 0))),
+        objects=draw(objects if objects is not None else st.sampled_from((2, 1, 3, 0))),
         masks=draw(st.booleans()),
         segmentation=draw(st.booleans()),
         seed=draw(st.integers(0, 255)),

@@ -45,3 +45,7 @@ def clips_with_boxes(target: Target, world_sizes: WorldSizes) -> Cases:
 
 def short_clips(target: Target, world_sizes: WorldSizes) -> Cases:
     return trainings(frames=st.just(2), prompts=st.just(1))
+
+
+def clips_with_objects(target: Target, world_sizes: WorldSizes) -> Cases:
+    return trainings(frames=st.sampled_from((3, 2, 4)), objects=st.integers(1, 3))

@@ -1,0 +1,91 @@
+"""What a target's loss makes of the frames of a clip, judged by itself: other checks apply it on both sides."""
+
+from __future__ import annotations
+
+from verify.clips.case import Training
+from verify.clips.observe import on_one_rank
+from verify.engine.finding import Violation
+from verify.target.naming import Target
+from verify.training.case import clips_with_objects
+from verify.training.frames_in_loss import FramesInLoss, place_of_loss, use_frames
+from verify.training.group import Observe, training_check
+
+#: What says how sure the detector is of an object; where a frame has objects, it is always trained.
+_SCORES = "pred_logits"
+
+
+def _scores(gradients: dict[str, float]) -> dict[str, float]:
+    return {name: norm for name, norm in gradients.items() if name.rpartition(".")[2].startswith(_SCORES)}
+
+
+def _table(seen: FramesInLoss) -> list[list[object]]:
+    rows: list[list[object]] = [["frame", "objects", f"gradient of {_SCORES}", "of all outputs"]]
+    for frame, (count, gradients) in enumerate(zip(seen.objects, seen.gradients, strict=True)):
+        norms = (_scores(dict(gradients)), gradients)
+        rows.append([frame, count, *(f"{sum(norm**2 for norm in part.values()) ** 0.5:.3g}" for part in norms)])
+    return rows
+
+
+def _assert_every_frame_counts(seen: FramesInLoss) -> None:
+    """Each frame gets a gradient: where it has objects its scores, where it has none any output.
+
+    sam3's own loss tells of a frame without objects by its presence alone.
+    """
+    for frame, (count, gradients) in enumerate(zip(seen.objects, seen.gradients, strict=True)):
+        needed = (_scores(dict(gradients)) if count else {}) or gradients
+        if any(norm != 0 for norm in needed.values()):
+            continue
+        left_out = not any(norm != 0 for norm in gradients.values())
+        what = f"any output of frame {frame}" if left_out else f"the scores of frame {frame}, {_SCORES},"
+        why = "" if count else ", in which there are no objects: what is found there all the same is never unlearnt"
+        raise Violation(
+            f"the loss gives no gradient to {what}{why}",
+            frame=frame,
+            tensor=_SCORES if count else None,
+            expected="a gradient of the loss in the outputs of each frame",
+            got="none, or nothing but zeros",
+            table=_table(seen),
+        )
+
+
+def _assert_own_boxes(seen: FramesInLoss) -> None:
+    """Each frame's target boxes bear on that frame, and on no other."""
+    for frame, moved in seen.moved.items():
+        for other, changed in moved.others.items():
+            raise Violation(
+                f"the loss trains frame {other} on the target boxes of frame {frame}: with these moved, and matched "
+                f"indices as they were, the gradient of frame {other}'s {changed.tensor} is another",
+                frame=other,
+                tensor=changed.tensor,
+                expected=f"the gradient as it was, whatever the boxes of frame {frame}",
+                got=changed.difference,
+                table=_table(seen),
+            )
+        if not moved.bears:
+            raise Violation(
+                f"the target boxes of frame {frame} do not bear on the loss: with these moved, neither the loss nor "
+                f"the gradient of any output of frame {frame} is another",
+                frame=frame,
+                tensor="boxes",
+                expected=f"another loss, or other gradients in frame {frame}",
+                got="the same bits",
+                table=_table(seen),
+            )
+
+
+@training_check(
+    clips_with_objects,
+    observation=on_one_rank(use_frames),
+    draws="training on frames with as many objects",
+    place_of_code=place_of_loss,
+)
+def test_every_frame_counts_in_the_loss(case: Training, observe: Observe, target: Target) -> None:
+    """The loss gives each frame's outputs a gradient, also where there are no objects, and by its own boxes alone.
+
+    A frame that is left out is never learnt from; where empty ones are, nothing tells the detector to find less. With
+    boxes of another frame it learns to lag behind what moves. Frames may weigh differently.
+    """
+    clips: tuple[FramesInLoss, ...] = observe(case)
+    for seen in clips:
+        _assert_every_frame_counts(seen)
+        _assert_own_boxes(seen)
