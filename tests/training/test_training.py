@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from typing import Any
 
 import pytest
 from sam3.model.sam3_image import Sam3ImageOnVideoMultiGPU
 
 from fixtures.forks.bugs import Seeded
-from fixtures.forks.training import VARIANTS
-from fixtures.forks.training.bugs import BUGS, KEPT, STAGES, STEP
+from fixtures.forks.training import VARIANTS, SteppedLoop
+from fixtures.forks.training.bugs import BETWEEN, BUGS, KEPT, LEAVES, STAGES, STEP
 from fixtures.forks.training.losses import CONFORMING as OTHER_LOSSES
 from fixtures.forks.training.losses import COUNTS, LOSSES
 from verify.clips.case import Training
@@ -20,7 +21,7 @@ from verify.engine.finding import Finding
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
 from verify.engine.profile import PROFILES, Profile
-from verify.engine.result import BLOCKED, FAILED, NOT_PROVIDED, PASSED, Result
+from verify.engine.result import BLOCKED, FAILED, NOT_PROVIDED, PASSED, SKIPPED, Result
 from verify.groups import PRELOADED, registered
 from verify.target.naming import Target
 
@@ -41,6 +42,7 @@ CONFORMING = {
     "HasAHookAndALock": False,
     "SamplesPrompts": False,
     "LeavesFramesOut": False,
+    "KeepsTextsWhileEvaluated": False,
 }
 #: Checks whose observation is long, and which features encoded or listed otherwise have nothing to do with.
 LONG = {KEPT, "test_activation_checkpointing", "test_training_precision", "test_any_clip_length"}
@@ -148,3 +150,19 @@ def test_what_rests_on_a_failing_step_is_blocked_by_it(launchers: Launchers) -> 
         assert "rests on test_step_runs, which fails: a training step on a clip does not run" in result.reason
     assert gate.judge(registered()[STEP], THREADS).outcome == FAILED
     assert gate.judge(registered()["test_builds_for_clips"], THREADS).outcome == NOT_PROVIDED
+
+
+class FailsInEvaluation(SteppedLoop):
+    """Runs in training alone."""
+
+    def frames(self, batch: Any) -> Iterable[int]:
+        if not self.training:
+            raise RuntimeError("for training alone")
+        return super().frames(batch)
+
+
+@pytest.mark.parametrize("check", [LEAVES, BETWEEN, "test_modules_keep_their_mode", "test_evaluation_without_targets"])
+def test_what_an_evaluation_that_fails_leaves_is_not_covered(launchers: Launchers, check: str) -> None:
+    result = judge(launchers, "FailsInEvaluation", check, spec=f"{__name__}:")
+    assert result.outcome == SKIPPED, result
+    assert "RuntimeError: for training alone" in result.reason

@@ -29,6 +29,11 @@ def numbers(values: Iterable[int]) -> str:
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}" if texts else "none"
 
 
+def parts(names: Iterable[str]) -> str:
+    """Give the parts of a model that parameters belong to, in words: ``backbone.language_backbone``."""
+    return ", ".join(sorted({".".join(name.split(".")[:2]) for name in names}))
+
+
 def _agrees(right: Outputs, got: Outputs, tolerances: Mapping[str, float], names: Iterable[str]) -> bool:
     return all(
         name in got and got[name].shape == right[name].shape and distance(right[name], got[name]) <= tolerances[name]

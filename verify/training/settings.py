@@ -18,7 +18,7 @@ from verify.clips.case import Training
 from verify.clips.projection import projection
 from verify.clips.run import backward, call, gathered, gradients_of, loss_of_target, loss_value, model_of
 from verify.clips.stages import Outputs, all_tensors, pairs, read_stages
-from verify.engine.finding import Violation
+from verify.engine.finding import NotCovered, Violation
 from verify.target.naming import Target
 from verify.tensors.describe import describe_tensor
 from verify.tensors.tolerance import distance, rounding, tolerances
@@ -34,6 +34,8 @@ class Answer:
     error: str | None
     kinds: tuple[str, ...] = ()
     details: str = ""
+    #: The frame that it was raised at, where that is known.
+    frame: int | None = None
     #: Stages that the loss is to be computed on, where the output names them.
     loss_stages: tuple[int, ...] | None = None
     outputs: tuple[tuple[Outputs, ...], ...] = ()
@@ -45,7 +47,9 @@ def _answer(model: nn.Module, batch: Any) -> Answer:
     except Violation as violation:
         error = violation.__cause__
         assert error is not None
-        return Answer(str(error), tuple(kind.__name__ for kind in type(error).__mro__), violation.details)
+        return Answer(
+            str(error), tuple(kind.__name__ for kind in type(error).__mro__), violation.details, violation.frame
+        )
     named = getattr(returned, "loss_stages", None)
     stages = None if named is None else tuple(named)
     return Answer(None, loss_stages=stages, outputs=all_tensors(read_stages(returned)))
@@ -117,6 +121,42 @@ def evaluate_interactively(rank: int, world_size: int, target: Target, case: Tra
         few = moved_by_rounding(first_frames(batch_of(case), 2))
         off = all_tensors(read_stages(gathered(model, few)))
         return Interactive(bare, sampled, right, tolerances(pairs(right[: len(off)], off)))
+
+
+@dataclass(frozen=True)
+class WithoutTargets:
+    """Evaluation of a clip with the targets of its frames, and with none."""
+
+    #: What came with targets, as far as sam3's one-frame forward gives it without.
+    labelled: tuple[tuple[Outputs, ...], ...]
+    answer: Answer
+
+
+def _unlabelled(case: Training) -> Any:
+    return replace(batch_of(case), find_targets=[None] * case.frames)
+
+
+def evaluate_without_targets(rank: int, world_size: int, target: Target, case: Training) -> WithoutTargets:
+    """Evaluate a clip as it is, and with None for the targets of every frame.
+
+    Raises:
+        NotCovered: where the target's evaluation fails with targets, too, or sam3's one-frame forward without them.
+    """
+    with sam3_on_cpu(), torch.no_grad():
+        model = model_of(target, case).eval()
+        labelled = _answer(model, batch_of(case))
+        if labelled.error is not None:
+            raise NotCovered(f"evaluation fails with targets, too: {labelled.kinds[0]}: {labelled.error}")
+        try:
+            right = all_tensors(read_stages(gathered(model, _unlabelled(case))))
+        except Violation as violation:
+            raise NotCovered(f"without targets {violation.message}") from None
+        known = {name for steps in right for step in steps for name in step}
+        kept = tuple(
+            tuple({name: value for name, value in step.items() if name in known} for step in steps)
+            for steps in labelled.outputs
+        )
+        return WithoutTargets(kept, _answer(model, _unlabelled(case)))
 
 
 def _switches(model: nn.Module) -> dict[tuple[str, str], list[nn.Module]]:

@@ -11,22 +11,18 @@ from verify.configuration.precision import why_no_autocast
 from verify.engine.finding import NotCovered, Violation
 from verify.target.naming import Target
 from verify.tensors.tolerance import rounding
-from verify.training.agreement import assert_same_outputs
+from verify.training.agreement import assert_same_outputs, parts
 from verify.training.autocast import Parameters, UnderAutocast, train_under_autocast
 from verify.training.case import short_clips
 from verify.training.dropout import Compared, WithDropout, train_with_dropout
 from verify.training.group import Observe, training_check
 
 
-def _parts(names: tuple[str, ...]) -> str:
-    return ", ".join(sorted({".".join(name.split(".")[:2]) for name in names}))
-
-
 def _assert_same_parameters(found: Parameters) -> None:
     """Gradients are numbers, and of the parameters that have them in full precision."""
     if names := found.not_finite:
         raise Violation(
-            f"under autocast the gradients of {len(names)} parameters of {_parts(names)} are not finite",
+            f"under autocast the gradients of {len(names)} parameters of {parts(names)} are not finite",
             tensor=names[0],
             expected="numbers",
             got="infinity or NaN",
@@ -35,7 +31,7 @@ def _assert_same_parameters(found: Parameters) -> None:
     if names := found.lost or found.extra:
         lost = bool(found.lost)
         raise Violation(
-            f"under autocast {len(names)} parameters of {_parts(names)} get "
+            f"under autocast {len(names)} parameters of {parts(names)} get "
             + (
                 "no gradient, and do in full precision. Weights that are cast under no_grad and kept, as autocast's "
                 "cache does in some releases of torch, carry none"

@@ -6,6 +6,7 @@ import re
 
 from verify.clips.case import Training
 from verify.clips.observe import on_one_rank
+from verify.engine.check import HAZARD
 from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.tensors.tolerance import rounding
@@ -19,8 +20,10 @@ from verify.training.settings import (
     Checkpointed,
     Interactive,
     Unlabelled,
+    WithoutTargets,
     checkpoint_clip,
     evaluate_interactively,
+    evaluate_without_targets,
     withhold_targets,
 )
 
@@ -94,6 +97,30 @@ def test_interactive_evaluation(case: Training, observe: Observe, target: Target
     if seen.sampled.error is None:
         message = "after interactive steps frame {frame}'s outputs are not those of sam3's one-frame forward"
         assert_same_outputs(message, seen.expected, seen.sampled.outputs, seen.tolerances)
+
+
+@training_check(
+    short_clips, observation=on_one_rank(evaluate_without_targets), draws="training on two frames", kind=HAZARD
+)
+def test_evaluation_without_targets(case: Training, observe: Observe, target: Target) -> None:
+    """Evaluation needs no targets: a clip without them gives the same outputs.
+
+    With None for the targets of every frame, as sam3's one-frame forward takes them in evaluation. A model that asks
+    for them there cannot be run on a video that nobody has annotated.
+    """
+    seen: WithoutTargets = observe(case)
+    if seen.answer.error is not None:
+        where = "" if seen.answer.frame is None else f" at frame {seen.answer.frame}"
+        raise Violation(
+            f"in evaluation without targets the forward failed{where}: {seen.answer.kinds[0]}: {seen.answer.error}",
+            frame=seen.answer.frame,
+            expected=f"outputs for each of {case.frames} frames",
+            got=f"{seen.answer.kinds[0]}: {seen.answer.error}",
+            details=seen.answer.details,
+        )
+    exact: dict[str, float] = {}
+    message = "in evaluation frame {frame}'s outputs are others without targets than with them"
+    assert_same_outputs(message, seen.labelled, seen.answer.outputs, exact)
 
 
 @training_check(short_clips, observation=on_one_rank(watch_precision), cost=12, draws="training on two frames")
