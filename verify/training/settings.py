@@ -148,7 +148,7 @@ def evaluate_without_targets(rank: int, world_size: int, target: Target, case: T
         if labelled.error is not None:
             raise NotCovered(f"evaluation fails with targets, too: {labelled.kinds[0]}: {labelled.error}")
         try:
-            right = all_tensors(read_stages(gathered(model, _unlabelled(case))))
+            right = all_tensors(read_stages(gathered(model.eval(), _unlabelled(case))))
         except Violation as violation:
             raise NotCovered(f"without targets {violation.message}") from None
         known = {name for steps in right for step in steps for name in step}
@@ -156,7 +156,7 @@ def evaluate_without_targets(rank: int, world_size: int, target: Target, case: T
             tuple({name: value for name, value in step.items() if name in known} for step in steps)
             for steps in labelled.outputs
         )
-        return WithoutTargets(kept, _answer(model, _unlabelled(case)))
+        return WithoutTargets(kept, _answer(model.eval(), _unlabelled(case)))
 
 
 def _switches(model: nn.Module) -> dict[tuple[str, str], list[nn.Module]]:
