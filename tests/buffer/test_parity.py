@@ -30,8 +30,8 @@ def test_the_named_check_fails_for_the_stated_reason(bug, launchers: Launchers) 
     assert f"--target {bug.target} --only {bug.check} --launcher processes --case '" in finding.render()
 
 
-#: The scripted detector reads which text a row is for, too.
-SCRIPTED_AS_WELL = {"FirstTextForAll"}
+#: The scripted detector reads which text a row is for, and which image, too.
+SCRIPTED_AS_WELL = {"FirstTextForAll", "ImageOfTheChunk"}
 
 
 @pytest.mark.parametrize(

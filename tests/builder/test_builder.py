@@ -73,7 +73,7 @@ def test_a_class_alone_has_no_builder_to_verify(launchers: Launchers) -> None:
     assert {judge(target, check, launchers).outcome for check in CHECKS} == {NOT_PROVIDED}
 
 
-@pytest.mark.parametrize("case", [Build(), Build("bpe_path"), Build("no prefix", False, True, True, 3)])
+@pytest.mark.parametrize("case", [Build(), Build("bpe_path"), Build("no prefix", False, True, True, seed=3)])
 def test_a_case_is_read_as_it_was_written(case: Build) -> None:
     assert build_from_json(case.as_json()) == case
 
