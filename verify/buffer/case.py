@@ -124,6 +124,13 @@ def scans_with_everything(target: Target, world_sizes: WorldSizes, **options: An
     return scans_of(target, world_sizes, gather=True, tracker=True, features=True, **options)
 
 
+def _visits_within(case: Scan, start: int, limit: int, told: bool = True) -> list[Visit]:
+    """What a case's scan visits under a limit; ``told``: whether its calls are told where it has begun."""
+    begun = start if told else None
+    within = batches.visits_within(case.frames, start, limit, case.reverse)
+    return [Visit(frame, case.reverse, case.geometric, limit=limit, limit_from=begun) for frame in within]
+
+
 @st.composite
 def scans_as_called(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
     """Draw scans under a limit, out of order, or begun again, that ask for features and perhaps NMS in every call.
@@ -143,9 +150,7 @@ def scans_as_called(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) ->
         return replace(case, visits=case.calls() + other.calls())
     start = max(2, case.start) if case.reverse else min(case.start, case.frames - 2)
     limit = draw(st.integers(2 if case.reverse else 1, start if case.reverse else case.frames - 1 - start))
-    within = batches.visits_within(case.frames, start, limit, case.reverse)[:-1]
-    visits = tuple(Visit(frame, case.reverse, case.geometric, limit=limit, limit_from=start) for frame in within)
-    return replace(case, start=start, visits=visits)
+    return replace(case, start=start, visits=tuple(_visits_within(case, start, limit)[:-1]))
 
 
 def scans_with_tracker(target: Target, world_sizes: WorldSizes) -> Scans:
@@ -204,11 +209,10 @@ def limited_scans(
     # A limit of 0 leaves the start alone; in reverse that is not visited.
     least = 1 if case.reverse or not told else 0
     limit = left + draw(st.integers(1, case.frames + 4)) if past_the_end else draw(st.integers(least, left))
-    within = batches.visits_within(case.frames, start, limit, case.reverse)
-    begun = start if told else None
-    visits = [Visit(frame, case.reverse, case.geometric, limit=limit, limit_from=begun) for frame in within]
+    visits = _visits_within(case, start, limit, told)
     if resumed:
-        beyond = range(within[-1] - 1, -1, -1) if case.reverse else range(within[-1] + 1, case.frames)
+        last = visits[-1].frame
+        beyond = range(last - 1, -1, -1) if case.reverse else range(last + 1, case.frames)
         visits += [Visit(frame, case.reverse, case.geometric) for frame in beyond]
     return replace(case, start=start, visits=tuple(visits))
 
