@@ -56,14 +56,18 @@ def one_frame(batch: BatchedDatapoint, frame: int) -> BatchedDatapoint:
     )
 
 
+def detector_of(model: nn.Module) -> nn.Module:
+    """Give the detector that a model is, or that it is wrapped around."""
+    return next((module for module in model.modules() if isinstance(module, Sam3Image)), model)
+
+
 def one_frame_model(model: nn.Module) -> Sam3Image:
     """Give sam3's image model over the very parts of ``model``, in its mode, without what its class changed.
 
     Where ``model`` is wrapped around a detector, over that one's parts.
     """
-    detector = next((module for module in model.modules() if isinstance(module, Sam3Image)), model)
     plain = Sam3Image.__new__(Sam3Image)
-    plain.__dict__.update(detector.__dict__)
+    plain.__dict__.update(detector_of(model).__dict__)
     return plain
 
 

@@ -18,7 +18,7 @@ import torch
 from fixtures.ranks import Ranks
 from fixtures.toy.weights import perturb_weights
 from verify.builder.case import Build
-from verify.builder.observation import build_model, on_rank_zero
+from verify.builder.observation import build_detector, on_rank_zero
 from verify.clips.capture import captured_output
 from verify.target.naming import Target
 
@@ -49,7 +49,7 @@ def _released(name: str) -> str:
 @lru_cache(maxsize=4)
 def _weights(target: Target, tracker: bool) -> Mapping[str, torch.Tensor]:
     """The tensors of a model that no other build comes to."""
-    return perturb_weights(build_model(target, Build(tracker=tracker), 1), 1).state_dict()
+    return perturb_weights(build_detector(target, Build(tracker=tracker), 1), 1).state_dict()
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def _load(rank: int, world_size: int, target: Target, case: Build) -> Loading:
         failed, model = "", None
         with captured_output() as written, _heard() as heard:
             try:
-                model = build_model(target, case, checkpoint_path=path)
+                model = build_detector(target, case, checkpoint_path=path)
             except Exception as error:
                 failed = str(error)
             said = written()

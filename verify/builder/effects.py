@@ -20,7 +20,7 @@ from fixtures.toy.cpu import sam3_on_cpu
 from reference.data.vocabulary import default_vocabulary
 from reference.oracle import detection
 from verify.builder.case import ARGUMENTS, Build
-from verify.builder.observation import build_model, observe_clip, on_rank_zero
+from verify.builder.observation import build_detector, build_model, observe_clip, on_rank_zero
 from verify.clips.batch import on_device_of
 from verify.clips.capture import captured_output
 from verify.target.naming import Target
@@ -55,7 +55,7 @@ def _enable_segmentation(ranks: Ranks, target: Target) -> Effect:
 
 def _has_neck(rank: int, world_size: int, target: Target, value: bool) -> bool:
     with sam3_on_cpu(), torch.no_grad():
-        model: Any = build_model(target, Build(tracker=value))
+        model: Any = build_detector(target, Build(tracker=value))
         images = on_device_of(model, make_clip(ClipSpec(frames=1))).img_batch
         return model.backbone.forward_image(images).get("sam2_backbone_out") is not None
 
@@ -68,7 +68,7 @@ def _enable_inst_interactivity(ranks: Ranks, target: Target) -> Effect:
 def _answer(rank: int, world_size: int, target: Target, tracker: bool, arguments: Mapping[str, Any]) -> bool:
     """Ask the buffer for a frame; gives whether its answer holds features for a tracker."""
     with sam3_on_cpu(), torch.no_grad():
-        model: Any = build_model(target, Build(tracker=tracker), eval_mode=True, **arguments).eval()
+        model: Any = build_detector(target, Build(tracker=tracker), eval_mode=True, **arguments).eval()
         clip = on_device_of(model, make_clip(ClipSpec(frames=world_size, targets=False)))
         inputs = {
             "backbone_out": {"img_batch_all_stages": clip.img_batch, **detection.encode_text(model, clip)},
@@ -161,7 +161,7 @@ def _load_from_hf(ranks: Ranks, target: Target) -> Effect:
 
 def _text_features(rank: int, world_size: int, target: Target, path: str) -> torch.Tensor:
     with sam3_on_cpu(), torch.no_grad():
-        model = build_model(target, Build(segmentation=False), bpe_path=path)
+        model = build_detector(target, Build(segmentation=False), bpe_path=path)
         clip = on_device_of(model, make_clip(ClipSpec(frames=1)))
         return detection.encode_text(model, clip)["language_features"].cpu()
 

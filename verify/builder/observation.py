@@ -44,6 +44,11 @@ def build_model(target: Target, case: Build, seed: int = 0, **arguments: Any) ->
     return construct(target, case, seed, **arguments).model
 
 
+def build_detector(target: Target, case: Build, seed: int = 0, **arguments: Any) -> nn.Module:
+    """Build, and give the detector: what was built, or the part of it that it is wrapped around."""
+    return build_model(target, case, seed, methods=("forward_grounding",), **arguments)
+
+
 def _torch_changed(rank: int, world_size: int, target: Target, case: Build) -> tuple[str, ...]:
     return construct(target, case).torch_changed
 
@@ -127,7 +132,7 @@ def _matcher(rank: int, world_size: int, target: Target, case: Build) -> Matcher
     from sam3.train.matcher import BinaryHungarianMatcherV2
 
     with sam3_on_cpu():
-        found: Any = getattr(build_model(target, case), "matcher", None)
+        found: Any = getattr(build_detector(target, case), "matcher", None)
         if found is None:
             return Matcher(None, {}, 0)
         right = BinaryHungarianMatcherV2(**MATCHER)

@@ -12,7 +12,7 @@ from torch import nn
 
 from fixtures.ranks import progress
 from fixtures.toy.cpu import sam3_on_cpu
-from reference.oracle.training import one_frame, one_frame_model
+from reference.oracle.training import detector_of, one_frame, one_frame_model
 from verify.clips.batch import batch_of, first_frames, moved_by_rounding
 from verify.clips.case import Training
 from verify.clips.projection import projection
@@ -112,10 +112,11 @@ class Interactive:
 def evaluate_interactively(rank: int, world_size: int, target: Target, case: Training) -> Interactive:
     """Evaluate a clip with ``INTERACTIVE_STEPS`` a frame."""
     with sam3_on_cpu(), torch.no_grad():
-        model: Any = model_of(target, case).eval()
-        model.num_interactive_steps_val = INTERACTIVE_STEPS
+        model = model_of(target, case).eval()
+        detector: Any = detector_of(model)
+        detector.num_interactive_steps_val = INTERACTIVE_STEPS
         bare = _answer(model, batch_of(case))
-        model.interactive_prompt_sampler = NextBox()
+        detector.interactive_prompt_sampler = NextBox()
         sampled = _answer(model, batch_of(case))
         right = all_tensors(read_stages(gathered(model, batch_of(case))))
         few = moved_by_rounding(first_frames(batch_of(case), 2))
