@@ -77,7 +77,7 @@ def _replays(report: Report, counts: Counts) -> Iterator[str]:
 def _pieces(report: Report, counts: Counts) -> Iterator[str]:
     sam3 = report.target.get("sam3") or {}
     stands = ", ".join(text(value) for value in (sam3.get("version"), sam3.get("commit")) if value)
-    yield f"\n## {text(report.target['spec'])}: {text(report.verdict)}\n\n{text(report.because, 2000)}\n"
+    yield f"\n## {text(report.title)}: {text(report.verdict)}\n\n{text(report.because, 2000)}\n"
     if stands:
         yield f"\nsam3: {stands}\n"
     if report.causes:

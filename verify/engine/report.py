@@ -80,6 +80,11 @@ class Report:
     statements: tuple[str, ...] = ()
 
     @property
+    def title(self) -> str:
+        """What the verdict is about, in words."""
+        return str(self.target.get("title", self.target["spec"]))
+
+    @property
     def passes(self) -> bool:
         """Whether a gate lets the target through."""
         return self.verdict != VIOLATES and not any(result.outcome == MISSING for result in self.results)

@@ -42,7 +42,7 @@ def summary(report: Report, counts: Counts, everything: bool = False) -> list[st
     if any(_open_hazard(result) and result not in bad for result in report.results):
         lines.append("hazards are defects that today's callers avoid: they count with --hazards fail")
     lines += ["", *report.notes, *report.statements] if report.notes or report.statements else []
-    return [*lines, "", f"verdict: {report.target['spec']} {report.verdict}: {report.because}"]
+    return [*lines, "", f"verdict: {report.title} {report.verdict}: {report.because}"]
 
 
 def _label(result: Result) -> str:

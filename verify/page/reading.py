@@ -176,7 +176,7 @@ def _report(data: Any) -> Report:
     target = _mapping(_field(data, "target", Mapping, ""), "target")
     environment = _mapping(_field(data, "environment", Mapping, ""), "environment")
     return Report(
-        target=_field(target, "spec", str, "target."),
+        target=_words(target.get("title", _field(target, "spec", str, "target."))),
         judged=tuple(_judged(target)),
         verdict=_field(data, "verdict", str, ""),
         because=_field(data, "because", str, ""),

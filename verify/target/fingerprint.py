@@ -65,6 +65,7 @@ def identity(target: Target) -> dict[str, Any]:
     """What a report says of a target: how it was named, where its code lies, and on which sam3 it stands."""
     return {
         "spec": target.spec,
+        "title": target.title,
         "builder": target.builder,
         "origin": str(load(target).origin),
         "sam3": {"version": _version(), "commit": _commit(), "folder": str(package_folder())},

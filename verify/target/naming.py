@@ -76,12 +76,21 @@ class Target:
         """The subject as reports and ``--subject`` name it, ``Class:kind``; "" where the target has but one."""
         return ":".join(self.subject.split(":")[-2:]) if self.subject else ""
 
+    def _with(self) -> str:
+        """The options that name parts of it, which take the place of what it comes with."""
+        named = {"--builder": self.builder, "--loss": self.loss, "--train-step": self.train_step}
+        named |= {"--loader": self.loader, "--config": self.config, "--sam3": self.sam3}
+        return "".join(f" {option} {value}" for option, value in named.items() if value)
+
     def options(self) -> str:
         """The command-line options that name this target."""
-        named = {"--builder": self.builder, "--loss": self.loss, "--train-step": self.train_step}
-        named |= {"--loader": self.loader, "--config": self.config}
-        named |= {"--sam3": self.sam3, "--subject": self.subject_name}
-        return f"--target {self.spec}" + "".join(f" {option} {value}" for option, value in named.items() if value)
+        subject = f" --subject {self.subject_name}" if self.subject_name else ""
+        return f"--target {self.spec}{self._with()}{subject}"
+
+    @property
+    def title(self) -> str:
+        """What a verdict is about: the target, with the parts that were named for it."""
+        return f"{self.spec} with{self._with()}" if self._with() else self.spec
 
 
 def stands_for_a_package(target: Target) -> bool:
