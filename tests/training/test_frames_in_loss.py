@@ -78,13 +78,20 @@ def test_the_loss_of_the_corrected_implementation_uses_every_frame_and_its_own_b
     full, gap = observe(Target("reference", loss="reference.recipe.loss:clip_loss"))
     assert full.objects == (2, 2, 2)
     assert gap.objects == (2, 0, 2)
-    assert set(full.moved) == {0, 1, 2}
-    assert set(gap.moved) == {0, 2}
+    assert {what: set(moved) for what, moved in full.moved.items()} == {"boxes": {0, 1, 2}}
+    assert {what: set(moved) for what, moved in gap.moved.items()} == {"boxes": {0, 2}}
     for seen in (full, gap):
-        assert all(moved.bears and not moved.others for moved in seen.moved.values())
+        assert all(moved.bears and not moved.others for moved in seen.moved["boxes"].values())
     # sam3's loss asks of a frame without objects that its presence is found to be none, and nothing of its scores.
     assert gap.gradients[1]["pred_logits"] == 0
     assert gap.gradients[1]["presence_logit_dec"] > 0
+
+
+def test_masks_are_looked_at_where_they_are_trained_on() -> None:
+    target = Target("reference", loss="reference.recipe.loss:clip_loss")
+    for seen in observe(target, Training(frames=3, masks=True, segmentation=True, seed=1)):
+        assert set(seen.moved) == {"boxes", "masks"}
+        assert all(moved.bears and not moved.others for moved in seen.moved["masks"].values())
 
 
 class SaysWhatIsTrained(Sam3ImageOnVideo):

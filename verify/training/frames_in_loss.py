@@ -1,4 +1,4 @@
-"""What a target's loss makes of each frame of a clip: which outputs get gradient, and whose boxes bear on it.
+"""What a target's loss makes of each frame of a clip: which outputs get gradient, and whose targets bear on it.
 
 The loss is judged by itself, on copies of what the forward returned that are cut off from the model: so what is seen is
 the loss's doing. All frames with objects have as many of them, so that whatever a loss divides by is the same in each.
@@ -7,7 +7,7 @@ the loss's doing. All frames with objects have as many of them, so that whatever
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,7 +41,7 @@ class Changed:
 
 @dataclass(frozen=True)
 class Moved:
-    """What came of moving the target boxes of one frame, with matched indices as they were."""
+    """What came of changing the target boxes or masks of one frame, with matched indices as they were."""
 
     #: Whether the loss or a gradient of the frame's own outputs changed.
     bears: bool
@@ -57,8 +57,9 @@ class FramesInLoss:
     objects: tuple[int, ...]
     #: For each frame the norm of the gradient of each of its outputs.
     gradients: tuple[Mapping[str, float], ...]
-    #: By the frame whose boxes were moved; those without objects have none.
-    moved: Mapping[int, Moved]
+    #: What came of changing a frame's targets: by what was changed, boxes or, where they are trained on, masks, and by
+    #: the frame; those without objects have none.
+    moved: Mapping[str, Mapping[int, Moved]]
 
 
 def place_of_loss(target: Target) -> Place | None:
@@ -91,6 +92,13 @@ def with_moved_boxes(batch: Any, frame: int) -> Any:
     targets = list(batch.find_targets)
     names = ("boxes", "boxes_padded", "repeated_boxes")
     targets[frame] = replace(targets[frame], **{name: _moved(getattr(targets[frame], name)) for name in names})
+    return replace(batch, find_targets=targets)
+
+
+def with_other_masks(batch: Any, frame: int) -> Any:
+    """Give a batch in which the target masks of a frame are turned inside out."""
+    targets = list(batch.find_targets)
+    targets[frame] = replace(targets[frame], segments=~targets[frame].segments)
     return replace(batch, find_targets=targets)
 
 
@@ -152,9 +160,11 @@ class _Judged:
         targets = copy.deepcopy(batch.find_targets)
         return loss_value(loss, self._returned, self._model, replace(batch, find_targets=targets))
 
-    def evaluate(self, moved: int | None = None, another_seed: bool = False) -> _Evaluated:
-        """The loss and its gradients, perhaps with a frame's boxes moved, or under another seed."""
-        batch = self._batch if moved is None else with_moved_boxes(self._batch, moved)
+    def evaluate(
+        self, change: Callable[[Any, int], Any] | None = None, frame: int = 0, another_seed: bool = False
+    ) -> _Evaluated:
+        """The loss and its gradients, perhaps with a frame's targets changed, or under another seed."""
+        batch = self._batch if change is None else change(self._batch, frame)
         leaves: list[Outputs] = [{} for _ in self._steps]
         self._returned.output = [
             [_cut_off(step, f"step {number}" if len(steps) > 1 else "", found) for number, step in enumerate(steps)]
@@ -216,21 +226,29 @@ def changed(before: Outputs, after: Outputs, again: Outputs) -> Changed | None:
     return found
 
 
-def _use(judged: _Judged, objects: tuple[int, ...]) -> FramesInLoss:
+def _moved_in(
+    judged: _Judged, change: Callable[[Any, int], Any], frame: int, plain: _Evaluated, again: _Evaluated
+) -> Moved:
+    other = judged.evaluate(change, frame)
+    compared = {
+        number: changed(before, other.gradients[number], again.gradients[number])
+        for number, before in enumerate(plain.gradients)
+        if number != frame
+    }
+    own = plain.gradients[frame]
+    bears = other.loss != plain.loss or any(
+        not torch.equal(values, other.gradients[frame][name]) for name, values in own.items()
+    )
+    return Moved(bears, {number: what for number, what in compared.items() if what is not None})
+
+
+def _use(judged: _Judged, objects: tuple[int, ...], masks: bool) -> FramesInLoss:
     plain, again = judged.evaluate(), judged.evaluate(another_seed=True)
-    moved = {}
-    for frame in (frame for frame, count in enumerate(objects) if count):
-        other = judged.evaluate(moved=frame)
-        compared = {
-            number: changed(before, other.gradients[number], again.gradients[number])
-            for number, before in enumerate(plain.gradients)
-            if number != frame
-        }
-        own = plain.gradients[frame]
-        bears = other.loss != plain.loss or any(
-            not torch.equal(values, other.gradients[frame][name]) for name, values in own.items()
-        )
-        moved[frame] = Moved(bears, {number: what for number, what in compared.items() if what is not None})
+    changes = {"boxes": with_moved_boxes} | ({"masks": with_other_masks} if masks else {})
+    moved = {
+        what: {frame: _moved_in(judged, change, frame, plain, again) for frame, count in enumerate(objects) if count}
+        for what, change in changes.items()
+    }
     norms = tuple({name: float(values.norm()) for name, values in found.items()} for found in plain.gradients)
     return FramesInLoss(objects, norms, moved)
 
@@ -247,5 +265,5 @@ def use_frames(rank: int, world_size: int, target: Target, case: Training) -> tu
             batch = even_clip(case, empty)
             objects = tuple(int(expected.num_boxes.sum()) for expected in batch.find_targets)
             torch.manual_seed(case.seed)
-            found.append(_use(_Judged(target, case, model, batch), objects))
+            found.append(_use(_Judged(target, case, model, batch), objects, case.mask_loss))
         return tuple(found)

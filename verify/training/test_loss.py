@@ -48,25 +48,29 @@ def _assert_every_frame_counts(seen: FramesInLoss) -> None:
         )
 
 
-def _assert_own_boxes(seen: FramesInLoss) -> None:
-    """Each frame's target boxes bear on that frame, and on no other."""
-    for frame, moved in seen.moved.items():
+def _assert_own_targets(seen: FramesInLoss, what: str) -> None:
+    """Each frame's target boxes, or masks, bear on that frame, and on no other.
+
+    A loss may do without masks; in one frame and not in another they are left out.
+    """
+    of_frames = seen.moved.get(what, {})
+    for frame, moved in of_frames.items():
         for other, changed in moved.others.items():
             raise Violation(
-                f"the loss trains frame {other} on the target boxes of frame {frame}: with these moved, and matched "
+                f"the loss trains frame {other} on the target {what} of frame {frame}: with these changed, and matched "
                 f"indices as they were, the gradient of frame {other}'s {changed.tensor} is another",
                 frame=other,
                 tensor=changed.tensor,
-                expected=f"the gradient as it was, whatever the boxes of frame {frame}",
+                expected=f"the gradient as it was, whatever the {what} of frame {frame}",
                 got=changed.difference,
                 table=_table(seen),
             )
-        if not moved.bears:
+        if not moved.bears and (what == "boxes" or any(other.bears for other in of_frames.values())):
             raise Violation(
-                f"the target boxes of frame {frame} do not bear on the loss: with these moved, neither the loss nor "
+                f"the target {what} of frame {frame} do not bear on the loss: with these changed, neither the loss nor "
                 f"the gradient of any output of frame {frame} is another",
                 frame=frame,
-                tensor="boxes",
+                tensor=what,
                 expected=f"another loss, or other gradients in frame {frame}",
                 got="the same bits",
                 table=_table(seen),
@@ -80,12 +84,13 @@ def _assert_own_boxes(seen: FramesInLoss) -> None:
     place_of_code=place_of_loss,
 )
 def test_every_frame_counts_in_the_loss(case: Training, observe: Observe, target: Target) -> None:
-    """The loss gives each frame's outputs a gradient, also where there are no objects, and by its own boxes alone.
+    """The loss gives each frame's outputs a gradient, also where there are no objects, and by its own targets alone.
 
     A frame that is left out is never learnt from; where empty ones are, nothing tells the detector to find less. With
-    boxes of another frame it learns to lag behind what moves. Frames may weigh differently.
+    boxes or masks of another frame it learns to lag behind what moves. Frames may weigh differently.
     """
     clips: tuple[FramesInLoss, ...] = observe(case)
     for seen in clips:
         _assert_every_frame_counts(seen)
-        _assert_own_boxes(seen)
+        _assert_own_targets(seen, "boxes")
+        _assert_own_targets(seen, "masks")
