@@ -11,11 +11,12 @@ from fixtures.forks.bugs import Seeded
 from fixtures.forks.ddp import BUGS, CONFORMING
 from tests.judging import assert_caught
 from verify.ddp.case import DataParallel, data_parallel_from_json
+from verify.ddp.frames_of_step import apart, of_other_frames
 from verify.engine.check import PROCESSES, THREADS
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
 from verify.engine.profile import Profile
-from verify.engine.result import PASSED, Result
+from verify.engine.result import NOT_APPLICABLE, PASSED, Result
 from verify.groups import registered
 from verify.target.naming import Target
 
@@ -24,7 +25,7 @@ pytest_plugins = ["tests.judging"]
 #: One run a check, as in profile quick, and no time for making a failing case smaller.
 SEEDED = Profile("seeded", examples=25, process_examples=3, shrink_seconds=0.0)
 CHECKS = [name for name, check in registered().items() if check.group == "ddp" and check.launchers == (PROCESSES,)]
-GRADIENT = "test_gradient_through_buffer"
+GRADIENT, STEP = "test_gradient_through_buffer", "test_own_step"
 #: What the posted recipe does wrong, with the loss that it configures.
 POSTED = {
     "test_ddp_with_unused_masks": r"iteration 2: RuntimeError: Expected to have finished reduction.*segmentation_head",
@@ -45,7 +46,8 @@ def judge(target: Target, check: str, launchers: Launchers, launcher: str = PROC
 @pytest.mark.xdist_group("ddp processes")
 @pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))
 def test_bug_is_caught(bug: Seeded, launchers: Launchers) -> None:
-    assert_caught(judge(Target(**bug.options), bug.check, launchers), bug.says)
+    launcher = registered()[bug.check].launchers[0]
+    assert_caught(judge(Target(**bug.options), bug.check, launchers, launcher), bug.says)
 
 
 @pytest.mark.xdist_group("ddp processes")
@@ -64,6 +66,33 @@ def test_variant_passes(variant: Seeded, launchers: Launchers) -> None:
     for check in CHECKS:
         result = judge(Target(**variant.options), check, launchers)
         assert result.outcome == PASSED, result.finding.render() if result.finding else result
+    if "train_step" in variant.options:
+        assert judge(Target(**variant.options), STEP, launchers, THREADS).outcome == PASSED
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "distance"),
+    [
+        ({"a": [3.0, 4.0]}, {"a": [3.0, 4.0]}, 0.0),
+        ({"a": [3.0, 9.0]}, {"a": [3.0, 4.0]}, 1.0),
+        ({"a": [1.0]}, {"a": [0.0]}, 1.0),
+        ({"a": [1.0, 2.0], "b": [2.0]}, {"a": [1.0], "b": [1.0], "c": [1.0]}, 1.0),
+    ],
+)
+def test_outputs_lie_apart_by_parts_of_what_they_are(one: dict, other: dict, distance: float) -> None:
+    of = [{name: torch.tensor(values) for name, values in outputs.items()} for outputs in (one, other)]
+    assert apart(*of) == pytest.approx(distance)
+
+
+def test_of_frames_that_are_alike_none_is_taken_for_another() -> None:
+    frames = [{"a": torch.tensor([1.0])}, {"a": torch.tensor([2.0])}, {"a": torch.tensor([2.0])}]
+    assert of_other_frames(frames, frames) == {}
+    assert of_other_frames([frames[1], frames[1]], frames) == {0: 1}
+    assert of_other_frames([{"a": torch.tensor([1.4])}], frames) == {}
+
+
+def test_without_a_step_of_its_own_a_target_is_asked_nothing(launchers: Launchers) -> None:
+    assert judge(Target("reference"), STEP, launchers, THREADS).outcome == NOT_APPLICABLE
 
 
 @pytest.mark.xdist_group("ddp processes")

@@ -32,7 +32,7 @@ class OneProcess:
     perturbed: Gradients
 
 
-class _Unwrapped(nn.Module):
+class Unwrapped(nn.Module):
     """Stands for DDP around a model in a single process: what calls the one can call the other."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -59,7 +59,7 @@ def _train_alone(
 
             def gradients(batch: BatchedDatapoint) -> tuple[float, dict[str, Gradient | None]]:
                 model.zero_grad(set_to_none=True)
-                return training_step(target, _Unwrapped(model), criterion, batch), copied_gradients(model)
+                return training_step(target, Unwrapped(model), criterion, batch), copied_gradients(model)
 
             results: list[OneProcess] = []
             for spec in specs:

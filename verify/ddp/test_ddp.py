@@ -9,7 +9,9 @@ from functools import partial
 from hypothesis import strategies as st
 
 from fixtures.ranks import RanksFailed
+from verify.clips.case import Training, training_from_json, trainings
 from verify.clips.forward import place_of_forward, why_no_clip_forward
+from verify.clips.observe import on_one_rank
 from verify.configuration.precision import why_no_autocast
 from verify.ddp.agreement import (
     assert_mean,
@@ -23,6 +25,7 @@ from verify.ddp.agreement import (
     same_loss,
 )
 from verify.ddp.case import PAIRINGS, WORDS, DataParallel, data_parallel, data_parallel_from_json, uneven
+from verify.ddp.frames_of_step import FramesOfStep, frames_of_step, place_of_step, why_no_step
 from verify.ddp.observation import Observe, observe_training, violation
 from verify.ddp.pictures import collectives_pictures, shows
 from verify.ddp.single_process import collectives_of_a_step
@@ -206,6 +209,45 @@ def test_ddp_under_autocast(case: DataParallel, observe: Observe, target: Target
     """
     for pairing in PAIRINGS:
         assert_trains_under_autocast(replace(case, pairing=pairing), observe)
+
+
+def _several_frames(target: Target, world_sizes: WorldSizes) -> st.SearchStrategy[Training]:
+    return trainings(frames=st.sampled_from((2, 3, 4)))
+
+
+@check(
+    "ddp",
+    _several_frames,
+    on_one_rank(frames_of_step),
+    training_from_json,
+    why_not_provided=why_no_clip_forward,
+    why_not_applicable=why_no_step,
+    launchers=(THREADS,),
+    cost=12,
+    rests_on=("test_step_runs",),
+    place_of_code=place_of_step,
+)
+def test_own_step(case: Training, observe: Callable[[Training], FramesOfStep], target: Target) -> None:
+    """The target's own training step gives a stage for each frame of its clip, in their order.
+
+    The trainer pairs stages with targets by their number. A step that plays a clip backwards, or gives the model one
+    frame for all, trains each frame on what another one shows, and the loss falls all the same.
+    """
+    seen = observe(case)
+    got, own = seen.stages
+    if got != own:
+        raise Violation(
+            f"the training step gives {got} stages for a clip of {case.frames} frames",
+            expected=f"{own}, as the model gives",
+            got=got,
+        )
+    for stage, frame in seen.others.items():
+        raise Violation(
+            f"stage {stage} of what the training step gives holds the outputs of frame {frame}",
+            frame=stage,
+            expected=f"the outputs of frame {stage}",
+            got=", ".join(f"stage {number}: frame {other}" for number, other in seen.others.items()),
+        )
 
 
 def _several_ranks(target: Target, world_sizes: WorldSizes) -> st.SearchStrategy[Scan]:
