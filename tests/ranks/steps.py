@@ -386,6 +386,15 @@ def alive_and_slow(rank: int, world_size: int, seconds: float) -> int:
     return rank
 
 
+def compiles_for_long(rank: int, world_size: int, seconds: float) -> int:
+    """Be in torch's compiler for longer than a hang may take, as far as the stack tells; then meet the others."""
+    if rank == 0:
+        code = compile(f"import time; time.sleep({seconds})", "site-packages/torch/_dynamo/convert_frame.py", "exec")
+        exec(code, {})
+    dist.barrier()
+    return rank
+
+
 def sleeps_with_its_watcher(rank: int, world_size: int, watcher: int, seconds: float) -> int:
     """Stop this process and its watcher, as a machine that is paused does; they go on after ``seconds``."""
     if rank == 0:

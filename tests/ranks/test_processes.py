@@ -22,6 +22,7 @@ from tests.ranks.steps import (
     ASYNCHRONOUS,
     RESULTS,
     alive_and_slow,
+    compiles_for_long,
     destroys_its_group,
     environment,
     every_rank_raises,
@@ -224,6 +225,10 @@ def _gives_what_cannot_be_sent(rank: int, world_size: int) -> Any:
 def test_a_result_that_cannot_be_sent_is_a_failure(processes: Processes) -> None:
     with pytest.raises(RanksFailed, match=r"raised .*pickle"):
         processes.run(_gives_what_cannot_be_sent, 1)
+
+
+def test_a_rank_whose_code_is_being_compiled_is_at_work(processes: Processes) -> None:
+    assert [result.value for result in processes.run(compiles_for_long, 2, 5.0)] == [0, 1]
 
 
 def test_a_heartbeat_keeps_a_slow_rank_going(processes: Processes) -> None:

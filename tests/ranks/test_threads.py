@@ -23,6 +23,7 @@ from fixtures.ranks.environment import environment_of_rank
 from tests.ranks.steps import (
     ASYNCHRONOUS,
     alive_and_slow,
+    compiles_for_long,
     destroys_its_group,
     empty,
     environment,
@@ -419,6 +420,10 @@ def test_every_exception_is_kept(threads: Threads) -> None:
         0: "here is rank 0",
         1: "here is rank 1",
     }
+
+
+def test_a_rank_whose_code_is_being_compiled_is_at_work(threads: Threads) -> None:
+    assert [result.value for result in threads.run(compiles_for_long, 2, 3.0)] == [0, 1]
 
 
 def test_a_heartbeat_keeps_a_slow_rank_going(threads: Threads) -> None:

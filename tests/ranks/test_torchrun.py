@@ -18,6 +18,7 @@ import pytest
 from fixtures.ranks import Processes, RanksFailed, RendezvousError, Threads, Torchrun
 from fixtures.ranks.environment import rank_environment
 from tests.ranks.steps import (
+    compiles_for_long,
     environment,
     every_rank_raises,
     fail,
@@ -52,6 +53,8 @@ def job(what: str) -> None:
     if ranks.rank == 0:
         time.sleep(2 * PATIENCE)  # longer than a hang may last, and yet alive
     assert ranks.broadcast(ranks.rank) == 0
+    compiled = ranks.run(compiles_for_long, world_size, 2.5 * PATIENCE)
+    assert [result.value for result in compiled] == list(range(world_size))
     with pytest.raises(RanksFailed) as failed:
         ranks.run(every_rank_raises, world_size)
     assert [status.state for status in failed.value.statuses] == ["raised"] * world_size
