@@ -91,6 +91,11 @@ def test_a_fingerprint_tells_code_and_not_its_looks() -> None:
 
     assert fingerprint(one) == first
 
+    def one(number):  # type: ignore[no-redef, no-untyped-def]
+        return number + 1
+
+    assert fingerprint(one) == first
+
     def one(number: int) -> int:  # type: ignore[no-redef]
         return number + 2
 

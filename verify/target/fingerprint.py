@@ -73,21 +73,31 @@ def identity(target: Target) -> dict[str, Any]:
     }
 
 
-def _without_docstrings(tree: ast.AST) -> ast.AST:
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-            and ast.get_docstring(node) is not None
-        ):
-            node.body = node.body[1:] or [ast.Pass()]
-    return tree
+class _Bare(ast.NodeTransformer):
+    """Takes away what a function does without: docstrings and annotations of types."""
+
+    def visit(self, node: ast.AST) -> Any:
+        node = self.generic_visit(node)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            if ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+            if not isinstance(node, ast.ClassDef):
+                node.returns = None
+        elif isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.AnnAssign):
+            return ast.Assign([node.target], node.value, lineno=node.lineno) if node.value else ast.Pass()
+        return node
 
 
 def fingerprint(function: Any) -> str | None:
-    """A hash of what a function's source says, whatever its comments, docstrings and layout; None without source."""
+    """A hash of what a function does by its source; None without source.
+
+    Comments, docstrings, annotations of types and layout do not count: forks that add them change nothing.
+    """
     try:
         source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
-        tree = _without_docstrings(ast.parse(source))
+        tree = _Bare().visit(ast.parse(source))
     except (OSError, TypeError, SyntaxError):
         return None
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest()[:16]
