@@ -15,7 +15,7 @@ from fixtures.ranks import progress
 from fixtures.toy.cpu import sam3_on_cpu
 from verify.clips.batch import batch_of
 from verify.clips.case import Training
-from verify.clips.run import call, loss_of_target, model_of
+from verify.clips.run import call, model_of
 from verify.clips.stages import Outputs, all_tensors, read_stages
 from verify.engine.finding import Violation
 from verify.target.naming import Target
@@ -57,15 +57,14 @@ def _compared(expected: Step, got: Step) -> Compared:
 def train_with_dropout(rank: int, world_size: int, target: Target, case: Training) -> WithDropout:
     """Take a step several times under one seed, and evaluate twice under two."""
     with sam3_on_cpu():
-        loss = loss_of_target(target, case)
-        first = training_step(model_of(target, case, dropout=True), case, loss)
+        first = training_step(target, model_of(target, case, dropout=True), case)
         turned = {
             what: step if isinstance(step, Violation) else _compared(first, step)
-            for what, step in turned_steps(target, case, loss, dropout=True)
+            for what, step in turned_steps(target, case, dropout=True)
         }
-        again = _compared(first, training_step(model_of(target, case, dropout=True), case, loss))
+        again = _compared(first, training_step(target, model_of(target, case, dropout=True), case))
         model = model_of(target, case, dropout=True)
-        reseeded = _compared(first, training_step(model, case, loss, backward_seed=case.seed + 1))
+        reseeded = _compared(first, training_step(target, model, case, backward_seed=case.seed + 1))
         model = model_of(target, case, dropout=True).eval()
         evaluated = []
         for seed in (case.seed, case.seed + 1):

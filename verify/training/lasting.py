@@ -18,7 +18,7 @@ from fixtures.torch_state import differences, restore, torch_state
 from fixtures.toy.cpu import sam3_on_cpu
 from verify.clips.batch import batch_of
 from verify.clips.case import Training
-from verify.clips.run import call, loss_of_target, model_of
+from verify.clips.run import call, model_of
 from verify.clips.stages import Outputs, all_tensors, read_stages
 from verify.engine.finding import NotCovered, Violation
 from verify.target.naming import Target
@@ -128,10 +128,10 @@ def _told_by_others(situation: str) -> Iterator[None]:
         raise NotCovered(f"{situation} nothing can be told of later ones: {violation.message}") from None
 
 
-def _step(model: nn.Module, case: Training, loss: object) -> Step:
+def _step(target: Target, model: nn.Module, case: Training) -> Step:
     model.train()
     model.zero_grad(set_to_none=True)
-    return training_step(model, case, loss)
+    return training_step(target, model, case)
 
 
 @torch.no_grad()
@@ -168,15 +168,15 @@ def evaluate_between_steps(rank: int, world_size: int, target: Target, case: Tra
         Violation: where a later one fails.
     """
     with sam3_on_cpu():
-        model, loss = model_of(target, case), loss_of_target(target, case)
+        model = model_of(target, case)
         trained = {name for name, is_trained in _trained(model).items() if is_trained}
         with _told_by_others("as the first training step or evaluation fails,"):
-            _step(model, case, loss)
+            _step(target, model, case)
             _move(model, trained, case.seed)
             _evaluate(model, case)
         # The mode is set in between, as a trainer sets it: there a model may let go of what it has kept.
         with _when("trained on after an evaluation"):
-            _step(model, case, loss)
+            _step(target, model, case)
         _move(model, trained, case.seed + 1)
         weights = {
             name: value.detach().clone()
@@ -185,10 +185,10 @@ def evaluate_between_steps(rank: int, world_size: int, target: Target, case: Tra
         }
         with _told_by_others("as a step or an evaluation of a fresh copy under the same weights fails,"):
             evaluated_afresh = _evaluate(_fresh_copy(target, case, weights), case)
-            afresh = _step(_fresh_copy(target, case, weights), case, loss)
+            afresh = _step(target, _fresh_copy(target, case, weights), case)
         with _when("evaluated a second time, after a training step"):
             evaluated = _evaluate(model, case)
         with _when("trained on after an evaluation"):
-            step = _step(model, case, loss)
+            step = _step(target, model, case)
         gradients = other_gradients(afresh, step)
         return BetweenSteps(evaluated, evaluated_afresh, step.outputs, afresh.outputs, gradients)

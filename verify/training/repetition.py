@@ -66,8 +66,7 @@ def _rounding(target: Target, case: Training) -> dict[str, float]:
 def train_twice(rank: int, world_size: int, target: Target, case: Training) -> Twice:
     """Run the same training step twice; rounding is measured where a gradient is not the same bits."""
     with sam3_on_cpu():
-        loss = loss_of_target(target, case)
-        first, second = (training_step(model_of(target, case), case, loss) for _ in range(2))
+        first, second = (training_step(target, model_of(target, case), case) for _ in range(2))
         apart = _distances(first, second)
         allowed = _rounding(target, case) if apart else {}
         gradients = tuple(

@@ -212,9 +212,12 @@ class Step:
     gradients: Mapping[str, torch.Tensor | None]
 
 
-def training_step(model: nn.Module, case: Training, loss: Any, backward_seed: int | None = None) -> Step:
-    """Take a step under the case's seed; where one is given, with another one for the backward pass."""
-    batch = batch_of(case)
+def training_step(target: Target, model: nn.Module, case: Training, backward_seed: int | None = None) -> Step:
+    """Take a step under the case's seed; where one is given, with another one for the backward pass.
+
+    The loss is a new one in each: one that counts its calls, to warm a term up, would give another value in the second.
+    """
+    batch, loss = batch_of(case), loss_of_target(target, case)
     torch.manual_seed(case.seed)
     returned = call(model, batch)
     outputs = all_tensors(read_stages(returned))
@@ -255,9 +258,7 @@ def other_gradients(plain: Step, other: Step) -> tuple[tuple[str, str, str], ...
     return tuple(found)
 
 
-def turned_steps(
-    target: Target, case: Training, loss: Any, dropout: bool = False
-) -> Iterator[tuple[str, Step | Violation]]:
+def turned_steps(target: Target, case: Training, dropout: bool = False) -> Iterator[tuple[str, Step | Violation]]:
     """Train one step with activation checkpointing all on, and one with it off, as far as it can be turned.
 
     Yields:
@@ -269,7 +270,7 @@ def turned_steps(
         if turned:
             step: Step | Violation
             try:
-                step = training_step(model, case, loss)
+                step = training_step(target, model, case)
             except Violation as violation:
                 step = violation
             yield f"{', '.join(turned)} {'on' if value else 'off'}", step
@@ -278,11 +279,10 @@ def turned_steps(
 def checkpoint_clip(rank: int, world_size: int, target: Target, case: Training) -> Checkpointed:
     """Train one step with each setting of activation checkpointing."""
     with sam3_on_cpu():
-        loss = loss_of_target(target, case)
-        plain = training_step(model_of(target, case), case, loss)
+        plain = training_step(target, model_of(target, case), case)
         others = {
             what: step if isinstance(step, Violation) else Turned(step.outputs, other_gradients(plain, step))
-            for what, step in turned_steps(target, case, loss)
+            for what, step in turned_steps(target, case)
         }
         return Checkpointed(plain.outputs, others)
 
@@ -291,9 +291,9 @@ def scale_losses(rank: int, world_size: int, target: Target, case: Training) -> 
     """The loss of a clip of equal frames, by their number."""
     found = {}
     with sam3_on_cpu(), torch.no_grad():
-        model, loss = model_of(target, case), loss_of_target(target, case)
+        model = model_of(target, case)
         for frames in (1, 2, 4):
-            batch = _repeated(one_frame(batch_of(case), 0), frames)
+            batch, loss = _repeated(one_frame(batch_of(case), 0), frames), loss_of_target(target, case)
             found[frames] = float(loss_value(loss, call(model, batch), model, batch))
     return found
 
