@@ -11,6 +11,7 @@ from fixtures.synthetic.clips import make_clip
 from fixtures.toy.cpu import sam3_on_cpu
 from verify.clips.batch import on_device_of
 from verify.clips.case import Training
+from verify.clips.forward import place_of_forward
 from verify.clips.stages import Outputs, read_stages, tensors_of
 from verify.ddp.single_process import Unwrapped
 from verify.ddp.step import trained_model
@@ -39,8 +40,9 @@ def why_no_step(target: Target) -> str | None:
 
 
 def place_of_step(target: Target) -> Place | None:
-    """Where the target's own training step lies."""
-    return place_of(load(target).train_step)
+    """Where the target's own training step lies; its forward, where it has none."""
+    step = load(target).train_step
+    return place_of_forward(target) if step is None else place_of(step)
 
 
 def _last_steps(returned: Any) -> list[Outputs]:
