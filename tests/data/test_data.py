@@ -76,20 +76,33 @@ def test_a_loader_alone_is_judged_on_sams_own_dataset(launchers: Launchers) -> N
     assert {check for check, outcome in outcomes.items() if outcome == FAILED} == {*SAMS_OWN, "test_sampling"}
 
 
-def test_a_text_for_two_categories_is_not_judged(launchers: Launchers, tmp_path: Path) -> None:
-    fork = Fork({LOADER: "fixtures.forks.data.loaders.OneWordForTwo"})
+@pytest.mark.parametrize(
+    ("place", "otherwise", "check", "says"),
+    [
+        pytest.param(
+            LOADER,
+            "loaders.OneWordForTwo",
+            "test_own_objects",
+            "which category 'thing' stands for: it expects objects of pebble and corner",
+            id="a text for two categories",
+        ),
+        pytest.param(
+            COLLATE,
+            "collators.clip_by_clip_twice",
+            "test_loader_makes_clips",
+            "collators.clip_by_clip_twice makes several batches, and none of exactly what is looked",
+            id="a collator that gives no clip by itself",
+        ),
+    ],
+)
+def test_what_cannot_be_told_is_not_judged(
+    launchers: Launchers, tmp_path: Path, place: str, otherwise: str, check: str, says: str
+) -> None:
+    fork = Fork({place: f"fixtures.forks.data.{otherwise}"})
     target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", fork)))
-    result = judge(target, "test_own_objects", launchers, FEW)
+    result = judge(target, check, launchers, FEW)
     assert result.outcome == SKIPPED, result
-    assert "which category 'thing' stands for: it expects objects of pebble and corner" in result.reason
-
-
-def test_a_collator_that_gives_no_clip_by_itself_is_not_judged(launchers: Launchers, tmp_path: Path) -> None:
-    fork = Fork({COLLATE: "fixtures.forks.data.collators.clip_by_clip_twice"})
-    target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", fork)))
-    result = judge(target, "test_loader_makes_clips", launchers, FEW)
-    assert result.outcome == SKIPPED, result
-    assert "collators.clip_by_clip_twice makes several batches, and none of exactly what is looked" in result.reason
+    assert says in result.reason
 
 
 def test_what_comes_without_a_configuration_is_not_provided(launchers: Launchers) -> None:

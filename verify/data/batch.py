@@ -92,13 +92,13 @@ def _counts(pixels: torch.Tensor) -> dict[int, int]:
     return {int(value): int(count) for value, count in zip(values, counts, strict=True) if value >= -1}
 
 
-def _laid_over(mask: torch.Tensor, shown: Shown | None) -> Mask:
-    """Compare a mask [..., H, W] with the image that it is expected of."""
+def _laid_over(mask: torch.Tensor, shown: Shown | None, of: Mapping[int, int]) -> Mask:
+    """Compare a mask [..., H, W] with the image that it is expected of, and with how many pixels each object has."""
     mask = mask.reshape(mask.shape[-2:]).bool()
     box = box_around(mask) or ()
     if shown is None or shown.pixels.shape != mask.shape:
         return Mask(box, {}, {})
-    return Mask(box, _counts(shown.pixels[mask]), _counts(shown.pixels))
+    return Mask(box, _counts(shown.pixels[mask]), of)
 
 
 def _has(values: Any) -> bool:
@@ -111,13 +111,16 @@ def read_batch(batch: Any, mean: torch.Tensor, std: torch.Tensor) -> Arrived:
     ``mean`` and ``std`` [3, 1, 1] are what its images were normalised with.
     """
     images = tuple(look_at(image.float() * std + mean) for image in batch.img_batch)
+    sizes = [{} if shown is None else _counts(shown.pixels) for shown in images]
     stages = []
     for find, target in zip(batch.find_inputs, batch.find_targets, strict=True):
         queries, start = [], 0
         for number, (image, text) in enumerate(zip(find.img_ids.tolist(), find.text_ids.tolist(), strict=True)):
             end, shown = start + int(target.num_boxes[number]), images[image]
             own = range(start, end)
-            masks = (_laid_over(target.segments[k], shown) if target.is_valid_segment[k] else None for k in own)
+            masks = (
+                _laid_over(target.segments[k], shown, sizes[image]) if target.is_valid_segment[k] else None for k in own
+            )
             queries.append(
                 Query(
                     text=batch.find_text_batch[text],
@@ -128,7 +131,7 @@ def read_batch(batch: Any, mean: torch.Tensor, std: torch.Tensor) -> Arrived:
                     if target.boxes_padded is None
                     else tuple(_corners(box) for box in target.boxes_padded[number, : len(own)]),
                     masks=tuple(masks) if _has(target.segments) else (None,) * len(own),
-                    semantic=_laid_over(target.semantic_segments[number], shown)
+                    semantic=_laid_over(target.semantic_segments[number], shown, sizes[image])
                     if _has(target.semantic_segments)
                     else None,
                     exhaustive=bool(target.is_exhaustive[number]),

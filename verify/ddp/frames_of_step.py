@@ -71,11 +71,7 @@ def of_other_frames(got: Sequence[Outputs], own: Sequence[Outputs]) -> dict[int,
 
 
 def frames_of_step(rank: int, world_size: int, target: Target, case: Training) -> FramesOfStep:
-    """Give a clip to the target's own step, and to its model.
-
-    Raises:
-        NotCovered: where what either gives cannot be read.
-    """
+    """Give a clip to the target's own step, and to its model; of what cannot be read there are no stages."""
     step: Callable[..., Any] | None = load(target).train_step
     assert step is not None  # a target without is asked nothing
     with sam3_on_cpu():
