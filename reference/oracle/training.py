@@ -47,7 +47,8 @@ def one_frame(batch: BatchedDatapoint, frame: int) -> BatchedDatapoint:
     """
     stage = batch.find_inputs[frame]
     kept, renumbered = torch.unique(stage.img_ids, return_inverse=True)
-    return BatchedDatapoint(
+    return replace(
+        batch,
         img_batch=batch.img_batch[kept.to(batch.img_batch.device)],
         find_text_batch=list(batch.find_text_batch),
         find_inputs=[replace(stage, img_ids=renumbered)],

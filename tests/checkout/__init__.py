@@ -35,13 +35,13 @@ def _append(path: Path, text: str) -> None:
 def write_plain(folder: Path, **appended: str) -> Path:
     """Write the installed package ``sam3`` into ``folder``, and give its path.
 
-    ``appended``: what stands at the end of modules of ``sam3.model``, by their names.
+    ``appended``: what stands at the end of modules of ``sam3.model``, by their names, and of others by their paths.
     """
     package = folder / "sam3"
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(Path(sam3.__file__).parent, package, ignore=ignored, copy_function=os.symlink)
     for module, text in appended.items():
-        _append(package / "model" / f"{module}.py", text)
+        _append(package / (f"{module}.py" if "/" in module else f"model/{module}.py"), text)
     return package
 
 

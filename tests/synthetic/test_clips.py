@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
-from sam3.model.data_misc import BatchedDatapoint
 from sam3.train.data.collator import collate_fn_api
-from sam3.train.data.sam3_image_dataset import Datapoint, FindQueryLoaded, Image, InferenceMetadata, Object
 
 from fixtures.synthetic.clips import ClipSpec, clip_specs, make_clip
-from fixtures.toy.shrink import IMAGE_SIZE
+from fixtures.synthetic.datapoints import datapoints
 from reference.oracle.training import one_frame
 
 
@@ -34,53 +32,21 @@ def assert_same(got: Any, expected: Any, path: str = "batch") -> None:
         assert got == expected, path
 
 
-def datapoints(spec: ClipSpec, batch: BatchedDatapoint) -> list[Datapoint]:
-    """Say what ``batch`` says in the words of sam3's datasets: a datapoint for each clip."""
-    result = []
-    for clip in range(spec.clips):
-        images = [
-            Image(batch.img_batch[clip * spec.frames + frame], [], (IMAGE_SIZE, IMAGE_SIZE))
-            for frame in range(spec.frames)
-        ]
-        queries = []
-        for frame, (stage, target) in enumerate(zip(batch.find_inputs, batch.find_targets, strict=True)):
-            counts = target.num_boxes.tolist()
-            for prompt in range(spec.prompts):
-                query = clip * spec.prompts + prompt
-                first = sum(counts[:query])
-                boxes = int((~stage.input_boxes_mask[query]).sum())
-                for number in range(first, first + counts[query]):
-                    segment = target.segments[number] if spec.masks else None
-                    images[frame].objects.append(Object(bbox=target.boxes[number], area=1.0, segment=segment))
-                queries.append(
-                    FindQueryLoaded(
-                        query_text=batch.find_text_batch[stage.text_ids[query]],
-                        image_id=frame,
-                        object_ids_output=stage.object_ids[query],
-                        is_exhaustive=True,
-                        query_processing_order=frame,
-                        input_bbox=stage.input_boxes[:boxes, query] if boxes else None,
-                        input_bbox_label=stage.input_boxes_label[:boxes, query] if boxes else None,
-                        inference_metadata=InferenceMetadata(
-                            coco_image_id=clip * spec.frames + frame,
-                            original_image_id=clip * spec.frames + frame,
-                            original_category_id=query,
-                            original_size=(IMAGE_SIZE, IMAGE_SIZE),
-                            object_id=-1,
-                            frame_index=frame,
-                        ),
-                    )
-                )
-        result.append(Datapoint(find_queries=queries, images=images))
-    return result
+def _in_order_of(texts: list[str], batch: Any) -> Any:
+    """The batch with its texts in this order: a collator lists them as it meets them."""
+    assert set(texts) >= set(batch.find_text_batch)
+    number = torch.tensor([texts.index(text) for text in batch.find_text_batch])
+    stages = [replace(stage, text_ids=number[stage.text_ids]) for stage in batch.find_inputs]
+    return replace(batch, find_text_batch=texts, find_inputs=stages)
 
 
 @given(spec=clip_specs())
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_clips_are_what_the_collator_of_sam3_makes(spec: ClipSpec) -> None:
     batch = make_clip(spec)
-    collated = collate_fn_api(datapoints(spec, batch), dict_key="all", with_seg_masks=spec.masks)["all"]
-    assert_same(batch, collated)
+    said = datapoints(spec.clip_of_query, batch.img_batch, batch.find_text_batch, batch.find_inputs, batch.find_targets)
+    collated = collate_fn_api(said, dict_key="all", with_seg_masks=spec.masks)["all"]
+    assert_same(_in_order_of(batch.find_text_batch, collated), batch)
 
 
 @given(spec=clip_specs())

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from fixtures.synthetic.clips import why_no_clip
 from fixtures.toy.build import accepted
 from verify.engine.case import changed_fields, refuse_unknown_fields
 from verify.engine.place import Place, place_of
@@ -77,7 +78,7 @@ def place_of_builder(target: Target) -> Place | None:
 def why_no_builder(target: Target) -> str | None:
     """Say why a target has no builder to verify, or give None where it has one."""
     if load(target).own_builder:
-        return None
+        return why_no_clip()
     return (
         f"{target.spec} has no builder of its own (build_sam3_image_video_model, or one named with --builder): its "
         "parts were put together here"

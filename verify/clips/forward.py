@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fixtures.ranks import RanksFailed, Threads
+from fixtures.synthetic.clips import why_no_clip
 from fixtures.toy.cpu import sam3_on_cpu
 from fixtures.toy.shrink import CannotShrink
 from verify.clips.batch import batch_of, on_device_of
@@ -65,6 +66,8 @@ def place_of_forward(target: Target) -> Place | None:
 @lru_cache(maxsize=8)
 def why_no_clip_forward(target: Target) -> str | None:
     """Say why a target has no forward over several frames, or give None where it has one, be it broken."""
+    if reason := why_no_clip():
+        return reason
     try:
         model = construction(target, tracker=False, segmentation=False, eval_mode=False).model
     except CannotShrink as error:

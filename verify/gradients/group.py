@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 from torch import nn
 
 from fixtures.ranks import RanksFailed, Threads
+from fixtures.synthetic.clips import why_no_clip
 from fixtures.toy.shrink import CannotShrink
 from verify.clips.case import Training, training_from_json
 from verify.clips.forward import place_of_forward, why_no_clip_forward
@@ -20,6 +21,8 @@ from verify.target.naming import Target
 @lru_cache(maxsize=8)
 def why_no_forward(target: Target) -> str | None:
     """Say why a target has nothing to differentiate, over several frames or over one; None where it has."""
+    if reason := why_no_clip():
+        return reason
     try:
         model = construction(target, tracker=False, segmentation=False, eval_mode=False).model
     except CannotShrink as error:

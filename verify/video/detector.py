@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from fixtures.synthetic.clips import why_no_clip
 from fixtures.synthetic.script import INTERACTIVE, TRACKER
 from fixtures.toy.build import accepted
 from fixtures.toy.shrink import CannotShrink
@@ -80,6 +81,8 @@ def why_no_argument_for_nms(target: Target) -> str | None:
 
 def why_no_buffer(target: Target) -> str | None:
     """Say why the checks of the buffer cannot run on a target, or give None where they can."""
+    if reason := why_no_clip(targets=False):
+        return reason
     try:
         model = construction(target, tracker=True).model
     except CannotShrink as error:

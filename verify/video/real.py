@@ -33,8 +33,8 @@ def lift_masks(model: Any) -> None:
 
     def lifted(*args: Any, **kwargs: Any) -> dict[str, Any]:
         out = detect(*args, **kwargs)
-        masks = out["pred_masks"]
-        out["pred_masks"] = masks - masks.flatten(2).median(dim=-1).values[:, :, None, None]
+        if (masks := out.get("pred_masks")) is not None:
+            out["pred_masks"] = masks - masks.flatten(2).median(dim=-1).values[:, :, None, None]
         return out
 
     object.__setattr__(model, "forward_grounding", lifted)
@@ -107,6 +107,15 @@ def _detected_alone(
         stages = clip.find_inputs
         prompts = [prompt_of(stage if is_batched(target) else stages[0]) for stage in stages]
         return detection.detect_clip(model, clip, lambda frame: prompts[frame], case.suppression)
+
+
+@lru_cache(maxsize=8)
+def makes_masks(target: Target) -> bool:
+    """Whether the target's detector, built with its segmentation head, makes masks; one that fails is taken to."""
+    try:
+        return "pred_masks" in single_process(target, Scan(frames=1, world_size=1, gather=False))[0]
+    except Exception:
+        return True
 
 
 @lru_cache(maxsize=8)

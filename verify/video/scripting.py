@@ -20,6 +20,7 @@ from fixtures.synthetic.scripted_detector import (
     numbered_text,
     scripted_forward,
     stages,
+    why_no_stage,
 )
 from verify.target.naming import Target
 from verify.video.call import call_buffer
@@ -153,7 +154,7 @@ def first_answer(target: Target) -> Mapping[str, Any] | str:
     A buffer that does not detect through ``self.forward_grounding`` answers without calling the stand-in. One that
     fails before it calls it, and with the target's own detector as well, is wrong, and no reason: its answer is empty.
     """
-    if reason := why_no_buffer(target):
+    if reason := why_no_buffer(target) or why_no_stage():
         return reason
     calls: list[Detected] = []
     case, visit = only_frame(target), Visit(0)
