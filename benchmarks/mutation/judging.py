@@ -13,7 +13,7 @@ from benchmarks.mutation.bodies import Body
 from benchmarks.mutation.mutants import Mutant
 from benchmarks.mutation.reached import Lines, lines_run
 from benchmarks.mutation.source import put_in_place
-from verify.configuration.configured import why_no_data_path
+from verify.configuration.reading import why_no_data_path
 from verify.engine.check import HAZARD, THREADS, Check
 from verify.engine.judge import Gate
 from verify.engine.launchers import PROCESS_WORLD_SIZES, Launchers

@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from fixtures.synthetic.videos import VideoSpec
+from fixtures.synthetic.videos import BOTH, VideoSpec
 from verify.engine.case import changed_fields, refuse_unknown_fields
 from verify.target.naming import Target
 
@@ -36,6 +36,8 @@ class Loading:
     own_transforms: bool = False
     #: The limit of a filter of queries by their objects, where the transforms have one; 0 leaves it.
     max_num_objects: int = 0
+    #: How the annotations hold masks; "" for what the target's data path reads.
+    mask_layout: str = ""
     #: A frame of the first video whose image file is missing, or -1.
     missing: int = -1
     epoch: int = 0
@@ -47,11 +49,22 @@ class Loading:
         return 1
 
     def spec(self) -> VideoSpec:
-        return VideoSpec(videos=self.videos, frames=self.frames, objects=self.objects, mixed=True, seed=self.seed)
+        return VideoSpec(
+            videos=self.videos,
+            frames=self.frames,
+            objects=self.objects,
+            mixed=True,
+            masks=self.mask_layout or BOTH,
+            seed=self.seed,
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The fields that differ from their defaults, as JSON; the number of stages always."""
         return changed_fields(self, "stages")
+
+
+#: How a field's type is called.
+_KINDS = {bool: "true or false", int: "a whole number", str: "text"}
 
 
 def loading_from_json(data: Mapping[str, Any]) -> Loading:
@@ -64,8 +77,7 @@ def loading_from_json(data: Mapping[str, Any]) -> Loading:
     defaults = {f.name: f.default for f in fields(Loading)}
     for name, value in data.items():
         if type(value) is not type(defaults[name]):
-            kind = "true or false" if isinstance(defaults[name], bool) else "a whole number"
-            raise ValueError(f"{name} is {value!r}: expected {kind}")
+            raise ValueError(f"{name} is {value!r}: expected {_KINDS[type(defaults[name])]}")
     case = Loading(**data)
     case.spec()
     return case

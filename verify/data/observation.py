@@ -13,15 +13,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from fixtures.synthetic.videos import IMAGE_ANNOTATIONS, SIZE, image_annotations, video_annotations, write
+from fixtures.synthetic.videos import IMAGE_ANNOTATIONS, SIZE, Videos, image_annotations, video_annotations, write
 from fixtures.trainer import MEAN, STD, plain_transforms, train_on
-from verify.configuration.configured import (
-    captured_text,
-    configuration_of,
-    layout_of,
-    one_line_reason,
-    takes,
-)
+from verify.configuration.configured import configuration_of, takes
+from verify.configuration.reading import captured_text, layout_of, masks_read, one_line_reason
 from verify.configuration.videos import videos_of
 from verify.data.batch import Arrived, read_batch
 from verify.data.case import Loading
@@ -51,7 +46,7 @@ def _adapted(node: Any, name: str, case: Loading) -> Any:
 def dataset_config(target: Target, case: Loading, size: int = _SIZE) -> DictConfig:
     """The configuration of a target's training data for a case; plain transforms make images of ``size`` pixels."""
     config = copy.deepcopy(configuration_of(target))
-    videos = videos_of(case.spec())
+    videos = _videos(target, case)
     dataset = config.trainer.data.train.dataset
     options: dict[str, Any] = {
         "num_stages_sample": case.stages,
@@ -75,9 +70,15 @@ def dataset_config(target: Target, case: Loading, size: int = _SIZE) -> DictConf
     return data
 
 
+def _videos(target: Target, case: Loading) -> Videos:
+    """The videos of a case; their annotations hold masks as the target reads them, where the case does not say how."""
+    spec = case.spec()
+    return videos_of(spec if case.mask_layout else replace(spec, masks=masks_read(target)))
+
+
 def _annotations(target: Target, case: Loading) -> Path:
     """The file of annotations for a target's loader: COCO-video, or an image a frame where it reads only those."""
-    videos, layout = videos_of(case.spec()), layout_of(target)
+    videos, layout = _videos(target, case), layout_of(target)
     if case.missing < 0:
         return videos.folder / layout
     name = f"missing_{case.missing}.png"

@@ -10,7 +10,9 @@ from functools import partial
 from hypothesis import strategies as st
 
 from fixtures.ranks import Ranks
-from verify.configuration.configured import declares, loader_name, place_of_data_path, source_of, why_no_data_path
+from fixtures.synthetic.videos import MASKS, VIDEO_ANNOTATIONS
+from verify.configuration.configured import declares, place_of_data_path
+from verify.configuration.reading import layout_of, loader_name, source_of, why_no_data_path
 from verify.data.agreement import (
     assert_all_asked,
     assert_in_order,
@@ -384,3 +386,38 @@ def test_missing_frames(case: Loading, observe: Callable[[Loading], Clips | str]
             expected=f"an error that names {name}",
             got=loaded if isinstance(loaded, str) else f"{len(loaded)} clips",
         )
+
+
+def _in_each_layout(target: Target, world_sizes: WorldSizes) -> Cases:
+    return st.builds(
+        Loading,
+        frames=st.just(4),
+        stages=st.just(2),
+        masks=st.just(True),
+        mask_layout=st.sampled_from(MASKS),
+        seed=st.integers(0, 3),
+    )
+
+
+def _why_one_layout(target: Target) -> str | None:
+    if layout_of(target) == VIDEO_ANNOTATIONS:
+        return None
+    return f"{loader_name(target)} reads annotations of single images, which hold masks in one way here"
+
+
+@data_check(_in_each_layout, _load_or_refuse, why_not_applicable=_why_one_layout, cost=3, kind=HAZARD)
+def test_mask_layouts(case: Loading, observe: Callable[[Loading], Clips | str], target: Target) -> None:
+    """Masks are read both as compressed run lengths and as plain ones, as COCO's files have either.
+
+    The annotations of YouTube-VIS hold plain ones, those that pycocotools writes compressed ones. Where only one kind
+    is read, the other checks of this group are run with it.
+    """
+    loaded = observe(case)
+    if isinstance(loaded, str):
+        raise Violation(
+            f"masks as {case.mask_layout} run lengths are not read: {loaded}",
+            tensor="segments",
+            expected="clips",
+            got="none",
+        )
+    assert_own_objects(loaded, target, case)

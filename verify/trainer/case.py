@@ -8,7 +8,7 @@ from typing import Any
 
 from fixtures.trainer import Schedule
 from verify.clips.forward import why_no_clip_forward
-from verify.configuration.configured import why_no_data_path
+from verify.configuration.reading import why_no_data_path
 from verify.engine.case import changed_fields, refuse_unknown_fields
 from verify.target.loading import load
 from verify.target.naming import Target

@@ -21,7 +21,8 @@ from fixtures.synthetic.videos import (
     write,
 )
 from fixtures.trainer import Step, Trained, at_toy_width, only_rank, run_trainer
-from verify.configuration.configured import captured_text, configuration_of, layout_of, one_line_reason, source_of
+from verify.configuration.configured import configuration_of
+from verify.configuration.reading import captured_text, layout_of, masks_read, one_line_reason, source_of
 from verify.engine.check import Observation
 from verify.engine.finding import NotCovered, Violation
 from verify.target.loading import load
@@ -66,6 +67,7 @@ class _Work:
             objects=case.objects,
             always_there=True,
             speed=(0.5, 1.0) if case.hold_out else (4.0, 7.0),
+            masks=masks_read(target),
             seed=case.seed,
         )
         self.annotations = self.folder / "train.json"
