@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -104,6 +105,18 @@ def why_no_modes(target: Target) -> str | None:
     if reason := why_no_builder(target):
         return reason
     return None if accepted(load(target).builder, {"eval_mode": True}) else "its builder has no argument eval_mode"
+
+
+#: What an argument is called that says what is trained and what is frozen.
+_FREEZES = re.compile(r"freez|frozen|lora|adapter|trainable|train_only|only_train")
+
+
+def freezes(target: Target) -> str | None:
+    """The argument by which a target's builder freezes parameters unless it is told otherwise; None without one."""
+    for name, parameter in inspect.signature(load(target).builder).parameters.items():
+        if _FREEZES.search(name.lower()) and parameter.default is not parameter.empty and parameter.default:
+            return f"{name}={parameter.default!r}"
+    return None
 
 
 def declares(target: Target, argument: str) -> bool:

@@ -14,11 +14,12 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from torch import nn
 
 from fixtures.ranks import Ranks
 from fixtures.toy.weights import perturb_weights
 from verify.builder.case import Build
-from verify.builder.observation import build_detector, on_rank_zero
+from verify.builder.observation import build_detector, build_one_frame, on_rank_zero
 from verify.clips.capture import captured_output
 from verify.target.naming import Target
 
@@ -46,10 +47,41 @@ def _released(name: str) -> str:
     return TRACKER + name.removeprefix(PREDICTOR) if name.startswith(PREDICTOR) else DETECTOR + name
 
 
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.cpu(), other)
+
+
+def _places(state: Mapping[str, torch.Tensor], name: str) -> list[torch.Tensor]:
+    """What of a model's ``state`` may be a checkpoint's tensor: what has its name, or what lies within its layer.
+
+    An adapter around a layer holds the layer's weights under another name.
+    """
+    layer = f"{name.rpartition('.')[0]}."
+    return [state[name]] if name in state else [held for key, held in state.items() if key.startswith(layer)]
+
+
+def _lost(state: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> list[str]:
+    """Which of the ``right`` tensors are not in a model's ``state``, though it has a place for them."""
+    return [
+        name
+        for name, tensor in right.items()
+        if (places := _places(state, name)) and not any(_same(held, tensor) for held in places)
+    ]
+
+
 @lru_cache(maxsize=4)
 def _weights(target: Target, tracker: bool) -> Mapping[str, torch.Tensor]:
-    """The tensors of a model that no other build comes to."""
-    return perturb_weights(build_detector(target, Build(tracker=tracker), 1), 1).state_dict()
+    """The tensors of a checkpoint, with values that no other build comes to: those of sam3's one-frame model.
+
+    A fork's model may hold more; what is released does not. Where the fork's holds nothing of those, its own.
+    """
+    case = Build(tracker=tracker)
+    own = perturb_weights(build_detector(target, case, 1), 1).state_dict()
+    one_frame = build_one_frame(case, 1)
+    if one_frame is None:
+        return own
+    released = perturb_weights(one_frame, 1).state_dict()
+    return released if any(_places(own, name) for name in released) else own
 
 
 @contextmanager
@@ -75,6 +107,21 @@ def _heard() -> Iterator[list[str]]:
             heard.append(errors.getvalue())
 
 
+def _built_with(target: Target, case: Build, file: Mapping[str, torch.Tensor]) -> tuple[nn.Module | None, str]:
+    """Build with a checkpoint; gives the model, or None where the builder raised, and all that was said."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "checkpoint.pt")
+        torch.save({"model": file} if case.nested else file, path)
+        failed, model = "", None
+        with captured_output() as written, _heard() as heard:
+            try:
+                model = build_detector(target, case, checkpoint_path=path)
+            except Exception as error:
+                failed = str(error)
+            said = written()
+    return model, "\n".join([said, *heard, failed])
+
+
 def _load(rank: int, world_size: int, target: Target, case: Build) -> Loading:
     right = dict(_weights(target, case.tracker))
     names = {_released(name): name for name in right}
@@ -94,27 +141,12 @@ def _load(rank: int, world_size: int, target: Target, case: Build) -> Loading:
         file = {prefix + names[key]: tensor for key, tensor in file.items() if key in names}
         names = {prefix + name: name for name in right}
         changed = prefix + changed_name
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "checkpoint.pt")
-        torch.save({"model": file} if case.nested else file, path)
-        failed, model = "", None
-        with captured_output() as written, _heard() as heard:
-            try:
-                model = build_detector(target, case, checkpoint_path=path)
-            except Exception as error:
-                failed = str(error)
-            said = written()
-    loaded = {} if model is None else model.state_dict()
+    model, said = _built_with(target, case, file)
     # A released checkpoint holds all parts, also those that a model is built without.
-    places = names.values() if model is None or case.segmentation else loaded
-    not_loaded = tuple(
-        key
-        for key, tensor in file.items()
-        if (name := names.get(key)) is not None
-        and name in places
-        and not (name in loaded and loaded[name].shape == tensor.shape and torch.equal(loaded[name].cpu(), tensor))
-    )
-    return Loading((changed, changed_name), not_loaded, bool(failed), "\n".join([said, *heard, failed]))
+    in_file = {names[key]: tensor for key, tensor in file.items() if key in names}
+    lost = in_file if model is None else _lost(model.state_dict(), in_file)
+    not_loaded = tuple(key for key, name in names.items() if key in file and name in lost)
+    return Loading((changed, changed_name), not_loaded, model is None, said)
 
 
 def observe_loading(ranks: Ranks, target: Target, case: Build) -> Loading:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,18 +161,32 @@ def observe_matcher(ranks: Ranks, target: Target, case: Build) -> Matcher:
     return on_rank_zero(ranks, _matcher, target, case)
 
 
+def _reads_its_mode(kind: type) -> bool:
+    """Whether modules of a class do anything by their mode; one whose source cannot be read is taken to."""
+    for base in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        try:
+            if "training" in inspect.getsource(base):
+                return True
+        except (OSError, TypeError):
+            return True
+    return False
+
+
 def _modes(rank: int, world_size: int, target: Target, case: Build) -> dict[bool, tuple[str, ...]]:
     wrong = {}
     for eval_mode in (True, False):
         model = build_model(target, case, eval_mode=eval_mode)
+        kinds = {kind for kind in {type(module) for module in model.modules()} if _reads_its_mode(kind)}
         wrong[eval_mode] = tuple(
-            name or type(model).__name__ for name, module in model.named_modules() if module.training == eval_mode
+            name or type(model).__name__
+            for name, module in model.named_modules()
+            if module.training == eval_mode and type(module) in kinds
         )
     return wrong
 
 
 def observe_modes(ranks: Ranks, target: Target, case: Build) -> Mapping[bool, tuple[str, ...]]:
-    """Build with eval_mode on and off; gives, for each, the modules that are in the other mode.
+    """Build with eval_mode on and off; gives, for each, the modules that are in the other mode and read it.
 
     Raises:
         RanksFailed: when the builder fails.
@@ -179,33 +194,77 @@ def observe_modes(ranks: Ranks, target: Target, case: Build) -> Mapping[bool, tu
     return on_rank_zero(ranks, _modes, target, case)
 
 
-def _gradients_off(rank: int, world_size: int, target: Target, case: Build) -> tuple[tuple[str, ...], int]:
+@dataclass(frozen=True)
+class Frozen:
+    """What of a model is frozen, against sam3's one-frame model."""
+
+    #: Parameters that the one-frame builder leaves trainable and that are frozen here.
+    off: tuple[str, ...]
+    #: How many there are that the one-frame builder leaves trainable.
+    compared: int
+    #: Parameters beside frozen ones that are trained in their stead.
+    adapters: tuple[str, ...] = ()
+
+
+def _adapters(model: nn.Module, known: Container[str]) -> tuple[str, ...]:
+    """The trained parameters, of those not ``known``, that have nothing but frozen ones beside them.
+
+    Beside them is what the smallest part of the model holds that holds more than such parameters.
+    """
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    new = {name for name, on in trained.items() if on and name not in known}
+    others = {name: on for name, on in trained.items() if name not in new}
+    found = []
+    for name in sorted(new):
+        part = name
+        while part:
+            part = part.rpartition(".")[0]
+            beside = [on for other, on in others.items() if not part or other.startswith(f"{part}.")]
+            if beside:
+                if not any(beside):
+                    found.append(name)
+                break
+    return tuple(found)
+
+
+def build_one_frame(case: Build, seed: int = 0) -> nn.Module | None:
+    """The model of sam3's own one-frame builder, with the parts of a case; None where there is no such builder."""
     from sam3 import model_builder
 
     one_frame = getattr(model_builder, "build_sam3_image_model", None)
     if one_frame is None:
-        return (), 0
+        return None
     arguments: dict[str, Any] = {"enable_segmentation": case.segmentation, "enable_inst_interactivity": case.tracker}
-    image_model = build_toy(one_frame, eval_mode=False, **arguments).model
+    built = build_toy(one_frame, seed, eval_mode=False, **arguments)
     progress()
-    mine = dict(build_model(target, case).named_parameters())
-    off, compared = [], 0
+    return built.model
+
+
+def _frozen(rank: int, world_size: int, target: Target, case: Build) -> Frozen:
+    image_model = build_one_frame(case)
+    if image_model is None:
+        return Frozen((), 0)
+    model = build_model(target, case)
+    mine = dict(model.named_parameters())
+    off, compared, known = [], 0, set()
     for name, parameter in image_model.named_parameters():
         found = mine.get(name)
+        known.add(name)
         if found is None:  # a model that wraps the detector names it otherwise
             ending = [other for other in mine if other.endswith(f".{name}")]
             found = mine[ending[0]] if len(ending) == 1 else None
+            known.update(ending)
         if found is not None and parameter.requires_grad:
             compared += 1
             if not found.requires_grad:
                 off.append(name)
-    return tuple(off), compared
+    return Frozen(tuple(off), compared, _adapters(model, known))
 
 
-def observe_gradients_off(ranks: Ranks, target: Target, case: Build) -> tuple[tuple[str, ...], int]:
-    """Compare with sam3's one-frame builder: parameters without gradient where its have one, and how many have.
+def observe_frozen(ranks: Ranks, target: Target, case: Build) -> Frozen:
+    """Compare with sam3's one-frame builder what can be trained.
 
     Raises:
         RanksFailed: when a builder fails.
     """
-    return on_rank_zero(ranks, _gradients_off, target, case)
+    return on_rank_zero(ranks, _frozen, target, case)

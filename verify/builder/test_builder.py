@@ -12,6 +12,7 @@ from verify.builder.case import (
     Build,
     build_from_json,
     declares,
+    freezes,
     place_of_builder,
     why_no_arguments,
     why_no_builder,
@@ -24,15 +25,16 @@ from verify.builder.initial import Initial, observe_initial
 from verify.builder.observation import (
     FRAMES,
     MATCHER,
+    Frozen,
     Matcher,
     observe_clip,
-    observe_gradients_off,
+    observe_frozen,
     observe_matcher,
     observe_modes,
     observe_torch_state,
 )
 from verify.engine.check import HAZARD, THREADS, check
-from verify.engine.finding import Violation
+from verify.engine.finding import NotCovered, Violation
 from verify.target.naming import Target
 from verify.tensors.describe import count_by_part
 
@@ -234,22 +236,26 @@ def test_checkpoint_misfits(case: Build, observe: Callable[[Build], Loading], ta
         )
 
 
-@builder_check(_plain_and_full, observe_gradients_off)
-def test_gradients_on(
-    case: Build, observe: Callable[[Build], tuple[tuple[str, ...], int]], target: Target
-) -> bool | None:
+@builder_check(_plain_and_full, observe_frozen)
+def test_gradients_on(case: Build, observe: Callable[[Build], Frozen], target: Target) -> bool | None:
     """Every parameter that sam3's one-frame builder leaves trainable is trainable.
 
-    A parameter with requires_grad off never learns. The loss falls all the same, by what the others make up for.
+    A parameter with requires_grad off never learns. The loss falls all the same, by what the others make up for. Where
+    a model trains adapters beside frozen weights, or its builder is told by default to freeze some, that is taken for
+    intended, and whether it is as intended cannot be told.
     """
-    off, compared = observe(case)
-    if not compared:
+    found = observe(case)
+    if not found.compared:
         return False
-    if off:
+    if found.off:
+        frozen = f"{len(found.off)} of {found.compared} parameters that the one-frame builder trains are frozen"
+        if found.adapters:
+            raise NotCovered(f"{frozen}, and adapters are trained beside them: {_listed(found.adapters)}")
+        if told := freezes(target):
+            raise NotCovered(f"{frozen}, and the builder is told to by its default {told}")
         raise Violation(
-            f"{len(off)} of {compared} parameters that the one-frame builder trains are frozen ({count_by_part(off)}): "
-            f"{_listed(off)}",
-            tensor=off[0],
+            f"{frozen} ({count_by_part(found.off)}): {_listed(found.off)}",
+            tensor=found.off[0],
             expected="requires_grad=True, as build_sam3_image_model leaves it",
             got="requires_grad=False",
         )
