@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from verify.engine.check import PROCESSES
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
 from verify.engine.profile import PROFILES
-from verify.engine.result import NOT_PROVIDED, PASSED, Result
+from verify.engine.result import NOT_PROVIDED, PASSED, SKIPPED, Result
 from verify.groups import registered
 from verify.target.naming import Target
 from verify.trainer.case import Run, run_from_json
@@ -52,6 +53,14 @@ def test_variant_passes(name: str, checks: list[str], launchers: Launchers, tmp_
     target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", CONFORMING[name])))
     results = [judge(target, check, launchers) for check in checks]
     assert [result for result in results if result.outcome != PASSED] == []
+
+
+def test_how_far_adapters_get_is_not_known(launchers: Launchers) -> None:
+    target = Target("reference", builder="fixtures.forks.builder:adapted")
+    results = {check: judge(target, check, launchers) for check in ("test_trainer_learns", "test_trainer_steps")}
+    assert results["test_trainer_steps"].outcome == PASSED, results
+    assert results["test_trainer_learns"].outcome == SKIPPED, results
+    assert re.match(r"\d+% of the model's weights are trained", results["test_trainer_learns"].reason)
 
 
 def test_posted_gets_no_clip(launchers: Launchers) -> None:
