@@ -48,7 +48,14 @@ def test_the_corrected_recipe_learns_and_is_stopped_when_it_has(launchers: Launc
     assert values[-1] < values[0] / 1.5, "on this rank's two of four clips"
 
 
-@pytest.mark.parametrize(("name", "checks"), [("PlainWithEpochs", QUICK), ("a_category_a_clip", ["test_trainer_runs"])])
+@pytest.mark.parametrize(
+    ("name", "checks"),
+    [
+        ("PlainWithEpochs", QUICK),
+        ("a_category_a_clip", ["test_trainer_runs", "test_ranks_agree"]),
+        ("ShufflesAlone", QUICK),
+    ],
+)
 def test_variant_passes(name: str, checks: list[str], launchers: Launchers, tmp_path: Path) -> None:
     target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", CONFORMING[name])))
     results = [judge(target, check, launchers) for check in checks]

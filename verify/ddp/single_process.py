@@ -93,6 +93,47 @@ def one_process(target: Target, pairing: str, specs: tuple[ClipSpec, ...]) -> tu
             ranks.close()
 
 
+def _loss_moves(
+    rank: int, world_size: int, target: Target, pairing: str, spec: ClipSpec, names: tuple[str, ...]
+) -> tuple[str, ...]:
+    segmentation, masks = PAIRINGS[pairing]
+    with sam3_on_cpu():
+        model = trained_model(target, segmentation)
+        parameters = dict(model.named_parameters())
+        criterion, batch = criterion_of(target, masks), make_clip(spec)
+
+        def loss_with(moved: tuple[str, ...]) -> float:
+            kept = {name: parameters[name].detach().clone() for name in moved}
+            try:
+                with torch.no_grad():
+                    for name in moved:
+                        parameters[name].add_(1 + parameters[name].abs())
+                return training_step(target, Unwrapped(model), criterion, batch)
+            finally:
+                with torch.no_grad():
+                    for name, value in kept.items():
+                        parameters[name].copy_(value)
+
+        before = loss_with(())
+        if loss_with(names) == before:
+            return ()
+        return tuple(name for name in names if loss_with((name,)) != before)
+
+
+def moving_the_loss(target: Target, pairing: str, spec: ClipSpec, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Which parameters, of those named, the loss of a clip hangs on: it is another when they are.
+
+    Raises:
+        RanksFailed: when that fails.
+    """
+    ranks = Threads()
+    try:
+        found: tuple[str, ...] = ranks.run(_loss_moves, 1, target, pairing, spec, names)[0].value
+        return found
+    finally:
+        ranks.close()
+
+
 def gradient_tolerances(alone: tuple[OneProcess, ...]) -> dict[str, float]:
     """How far a gradient may lie from the one that a single process computes, by parameter.
 

@@ -28,7 +28,7 @@ from verify.ddp.case import PAIRINGS, WORDS, DataParallel, data_parallel, data_p
 from verify.ddp.frames_of_step import FramesOfStep, frames_of_step, place_of_step, why_no_step
 from verify.ddp.observation import Observe, observe_training, violation
 from verify.ddp.pictures import collectives_pictures, shows
-from verify.ddp.single_process import collectives_of_a_step
+from verify.ddp.single_process import collectives_of_a_step, moving_the_loss
 from verify.ddp.through_buffer import Carrying, observe_gradient, why_no_gradient_through_buffer
 from verify.engine.check import HAZARD, PROCESSES, THREADS, check
 from verify.engine.finding import Violation
@@ -169,10 +169,11 @@ def _unlike(target: Target, world_sizes: WorldSizes) -> Cases:
 
 @ddp_check(_unlike, every_size=False)
 def test_ddp_unused_parameters(case: DataParallel, observe: Observe, target: Target) -> None:
-    """The parameters that get no gradient are the same on every rank, whatever its clip holds.
+    """The parameters without a gradient are the same on every rank, but for those that a clip's loss does not hang on.
 
-    DDP takes a gradient that one rank lacks for zero and divides by all ranks: a part of the model that runs on some
-    ranks only is trained with a fraction of its gradient, and nothing says so.
+    DDP takes a gradient that one rank lacks for zero and divides by all ranks: a part of the model that is cut off on
+    some ranks is trained with a fraction of its gradient, and nothing says so. A part that a clip has nothing for, such
+    as the projections of boxes where there are none, has a gradient of zero, and may as well have none.
     """
     for each in _pairings(case):
         seen = observed_training(each, observe)
@@ -180,14 +181,20 @@ def test_ddp_unused_parameters(case: DataParallel, observe: Observe, target: Tar
             mine = seen[0].iterations[number].used
             for rank, trained in enumerate(seen):
                 used = trained.iterations[number].used
-                if used == mine:
+                lost = {
+                    where: moving_the_loss(target, each.pairing, each.clip(where, number), tuple(sorted(names)))
+                    for where, names in ((rank, mine - used), (0, used - mine))
+                    if names
+                }
+                without = next((where for where, names in lost.items() if names), None)
+                if without is None:
                     continue
                 more, fewer = sorted(used - mine), sorted(mine - used)
                 raise Violation(
                     f"in iteration {number + 1} other parameters are unused on rank {rank} than on rank 0 "
-                    f"({WORDS[each.pairing]})",
-                    rank=rank,
-                    tensor=(fewer or more)[0],
+                    f"({WORDS[each.pairing]}): on rank {without} the loss hangs on them all the same",
+                    rank=without,
+                    tensor=lost[without][0],
                     expected=f"{len(mine)} parameters with gradient, as on rank 0",
                     got=f"{len(used)}; only on rank {rank}: {count_by_part(more) or 'none'}; "
                     f"only on rank 0: {count_by_part(fewer) or 'none'}",
