@@ -51,13 +51,15 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one.cpu(), other)
 
 
-def _places(state: Mapping[str, torch.Tensor], name: str) -> list[torch.Tensor]:
-    """What of a model's ``state`` may be a checkpoint's tensor: what has its name, or what lies within its layer.
+def _places(state: Mapping[str, torch.Tensor], name: str, tensor: torch.Tensor) -> list[torch.Tensor]:
+    """What of a model's ``state`` may be a checkpoint's tensor: what has its name, or its shape in its layer.
 
     An adapter around a layer holds the layer's weights under another name.
     """
+    if name in state:
+        return [state[name]]
     layer = f"{name.rpartition('.')[0]}."
-    return [state[name]] if name in state else [held for key, held in state.items() if key.startswith(layer)]
+    return [held for key, held in state.items() if key.startswith(layer) and held.shape == tensor.shape]
 
 
 def _lost(state: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) -> list[str]:
@@ -65,7 +67,7 @@ def _lost(state: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) 
     return [
         name
         for name, tensor in right.items()
-        if (places := _places(state, name)) and not any(_same(held, tensor) for held in places)
+        if (places := _places(state, name, tensor)) and not any(_same(held, tensor) for held in places)
     ]
 
 
@@ -81,7 +83,7 @@ def _weights(target: Target, tracker: bool) -> Mapping[str, torch.Tensor]:
     if one_frame is None:
         return own
     released = perturb_weights(one_frame, 1).state_dict()
-    return released if any(_places(own, name) for name in released) else own
+    return released if any(_places(own, name, tensor) for name, tensor in released.items()) else own
 
 
 @contextmanager
