@@ -51,7 +51,7 @@ def test_bug_is_caught(bug: Seeded, launchers: Launchers) -> None:
 
 
 #: What freezes weights on purpose: whether those that it is meant to, cannot be told.
-FREEZE = ("adapted", "freezes_the_text")
+FREEZE = ("adapted", "adapted_with_dropout", "freezes_the_text")
 
 
 @pytest.mark.parametrize("variant", CONFORMING.values(), ids=list(CONFORMING))

@@ -99,6 +99,13 @@ def test_losses_that_do_it_otherwise_pass(launchers: Launchers, variant: Seeded)
         assert result.outcome == PASSED, result.finding.render() if result.finding else result
 
 
+@pytest.mark.parametrize("check", ["test_permuted_frames", "test_nothing_kept", "test_dropout_as_trained"])
+def test_a_part_that_sets_its_own_rate_of_dropout_passes(launchers: Launchers, check: str) -> None:
+    target = Target("reference", builder="fixtures.forks.builder:adapted_with_dropout")
+    result = Gate(target, launchers, DRAWN).judge(registered()[check], THREADS)
+    assert result.outcome == PASSED, result.finding.render() if result.finding else result
+
+
 @pytest.mark.parametrize("name", CONFORMING)
 def test_loops_that_do_it_otherwise_pass(launchers: Launchers, name: str) -> None:
     case = CLIPS[list(CONFORMING).index(name) % 2]
