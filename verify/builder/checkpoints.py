@@ -75,7 +75,8 @@ def _lost(state: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor]) 
 def _weights(target: Target, tracker: bool) -> Mapping[str, torch.Tensor]:
     """The tensors of a checkpoint, with values that no other build comes to: those of sam3's one-frame model.
 
-    A fork's model may hold more; what is released does not. Where the fork's holds nothing of those, its own.
+    Of those, what the target's model has a place for; it may hold more, and what is released does not. Where it has a
+    place for none, its own.
     """
     case = Build(tracker=tracker)
     own = perturb_weights(build_detector(target, case, 1), 1).state_dict()
@@ -83,7 +84,7 @@ def _weights(target: Target, tracker: bool) -> Mapping[str, torch.Tensor]:
     if one_frame is None:
         return own
     released = perturb_weights(one_frame, 1).state_dict()
-    return released if any(_places(own, name, tensor) for name, tensor in released.items()) else own
+    return {name: tensor for name, tensor in released.items() if _places(own, name, tensor)} or own
 
 
 @contextmanager

@@ -71,7 +71,7 @@ def _dataset(target: Target, spec: VideoSpec, layout: str, stages: int = 2) -> A
 
 
 def _loader(target: Target, layout: str) -> Any:
-    """What has read annotations in a layout: what the configuration names, else what the dataset makes by itself.
+    """What has read annotations in a layout: the one that is named, or that the dataset has made, or the dataset.
 
     Raises:
         Exception: what it let out, where it reads them with no kind of masks.
@@ -82,7 +82,8 @@ def _loader(target: Target, layout: str) -> Any:
         spec = replace(SAMPLE, masks=masks)
         try:
             if node is None:
-                return _dataset(target, spec, layout).coco
+                dataset = _dataset(target, spec, layout)
+                return getattr(dataset, "coco", dataset)
             return instantiate(node)(str(videos_of(spec).folder / layout))
         except Exception as error:  # whatever a loader says of what it was not made for
             first = first or error
@@ -98,7 +99,8 @@ def _refused_layouts(target: Target) -> Mapping[str, str]:
     for layout in LAYOUTS:
         try:
             with captured_text():
-                _loader(target, layout).getDatapointIds()
+                loader = _loader(target, layout)
+                loader.getDatapointIds() if hasattr(loader, "getDatapointIds") else len(loader)
         except Exception as error:
             refused[layout] = one_line_reason(error, "")
     return refused
