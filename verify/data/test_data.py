@@ -420,4 +420,3 @@ def test_mask_layouts(case: Loading, observe: Callable[[Loading], Clips | str], 
             expected="clips",
             got="none",
         )
-    assert_own_objects(loaded, target, case)
