@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import replace
 
 import torch
@@ -12,7 +12,7 @@ from fixtures.ranks import RanksFailed
 from verify.ddp.case import WORDS, DataParallel
 from verify.ddp.gradients import Gradient
 from verify.ddp.observation import Observe, Trained, violation
-from verify.ddp.single_process import OneProcess, gradient_tolerances, one_process
+from verify.ddp.single_process import OneProcess, gradient_tolerances, moving_the_loss, one_process
 from verify.engine.finding import Violation
 from verify.target.naming import Target
 from verify.tensors.describe import count_by_part, describe_difference, describe_tensor
@@ -186,6 +186,17 @@ def in_one_process(target: Target, case: DataParallel) -> tuple[OneProcess, ...]
         raise violation(
             f"training on the ranks' clips in a single process fails ({WORDS[case.pairing]})", failure
         ) from (failure)
+
+
+def lost_on(target: Target, case: DataParallel, rank: int, number: int, names: Set[str]) -> tuple[str, ...]:
+    """Which parameters that got no gradient on a rank in an iteration the loss of its clip hangs on all the same."""
+    try:
+        return moving_the_loss(target, case.pairing, case.clip(rank, number), tuple(sorted(names)))
+    except RanksFailed as failure:
+        raise violation(
+            f"a step on rank {rank}'s clip in a single process fails, with other weights ({WORDS[case.pairing]})",
+            failure,
+        ) from failure
 
 
 def same_loss(trained: Trained, alone: OneProcess) -> bool:

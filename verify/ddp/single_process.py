@@ -117,7 +117,7 @@ def _loss_moves(
         before = loss_with(())
         if loss_with(names) == before:
             return ()
-        return tuple(name for name in names if loss_with((name,)) != before)
+        return tuple(name for name in names if loss_with((name,)) != before) or names
 
 
 def moving_the_loss(target: Target, pairing: str, spec: ClipSpec, names: tuple[str, ...]) -> tuple[str, ...]:

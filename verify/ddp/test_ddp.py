@@ -21,6 +21,7 @@ from verify.ddp.agreement import (
     assert_trains,
     assert_trains_under_autocast,
     in_one_process,
+    lost_on,
     observed_training,
     same_loss,
 )
@@ -28,7 +29,7 @@ from verify.ddp.case import PAIRINGS, WORDS, DataParallel, data_parallel, data_p
 from verify.ddp.frames_of_step import FramesOfStep, frames_of_step, place_of_step, why_no_step
 from verify.ddp.observation import Observe, observe_training, violation
 from verify.ddp.pictures import collectives_pictures, shows
-from verify.ddp.single_process import collectives_of_a_step, moving_the_loss
+from verify.ddp.single_process import collectives_of_a_step
 from verify.ddp.through_buffer import Carrying, observe_gradient, why_no_gradient_through_buffer
 from verify.engine.check import HAZARD, PROCESSES, THREADS, check
 from verify.engine.finding import Violation
@@ -182,7 +183,7 @@ def test_ddp_unused_parameters(case: DataParallel, observe: Observe, target: Tar
             for rank, trained in enumerate(seen):
                 used = trained.iterations[number].used
                 lost = {
-                    where: moving_the_loss(target, each.pairing, each.clip(where, number), tuple(sorted(names)))
+                    where: lost_on(target, each, where, number, names)
                     for where, names in ((rank, mine - used), (0, used - mine))
                     if names
                 }
