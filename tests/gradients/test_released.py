@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import pytest
 
 from tests import checkout
-from tests.commands import ROOT, run
-from tests.engine.gate import GATE
+from tests.engine.gate import judged_by
 
 pytestmark = pytest.mark.xdist_group("checkout")
 #: The image backbone's MLP, doing something more to its result.
@@ -26,12 +24,8 @@ Mlp = ChangedMlp
 """
 
 
-def judged(folder: Path, report: Path) -> dict[str, Any]:
-    only = ("--only", "test_released_sam3", "--report", str(report))
-    done = run(*GATE, "--target", str(folder), *only, PYTHONPATH=str(ROOT))
-    assert report.exists(), done.out + done.err
-    (check,) = json.loads(report.read_text())["checks"]
-    return check
+def judged(folder: Path) -> dict[str, Any]:
+    return judged_by("test_released_sam3", folder / "report.json", "--target", str(folder))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +38,7 @@ def judged(folder: Path, report: Path) -> dict[str, Any]:
 )
 def test_a_changed_detector_is_told(result: str, says: str, tmp_path: Path) -> None:
     checkout.write_plain(tmp_path, vitdet=CHANGED_MLP.format(result=result))
-    check = judged(tmp_path, tmp_path / "report.json")
+    check = judged(tmp_path)
     assert check["outcome"] == "failed", check
     assert re.search(says, check["finding"]["message"]), check["finding"]
 
@@ -53,6 +47,6 @@ def test_other_parameters_are_not_compared(tmp_path: Path) -> None:
     more = "1.0 * x\n\n    def __init__(self, *args, **kwargs):\n        super().__init__(*args, **kwargs)\n"
     more += "        self.gain = torch.nn.Parameter(torch.ones(1))"
     checkout.write_plain(tmp_path, vitdet=CHANGED_MLP.format(result=more))
-    check = judged(tmp_path, tmp_path / "report.json")
+    check = judged(tmp_path)
     assert check["outcome"] == "skipped", check
     assert "mlp.gain is not in the released model" in check["reason"]

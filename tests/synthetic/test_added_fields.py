@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests import checkout
-from tests.commands import ROOT, run
-from tests.engine.gate import GATE
+from tests.engine.gate import judged_by
 
 pytestmark = pytest.mark.xdist_group("checkout")
 #: Targets that say of each object whether it has a box, and hold no boxes for hybrid matching.
@@ -59,17 +56,9 @@ Sam3Image.back_convert = _with_boxes
 COMPLETE: dict[str, str] = {"data_misc": TARGETS, "sam3_image": MODEL, "train/data/collator": COLLATOR}
 
 
-def judged(folder: Path, *options: str) -> dict[str, Any]:
-    report = folder / "report.json"
-    done = run(*GATE, *options, "--report", str(report), PYTHONPATH=str(ROOT))
-    assert report.exists(), done.out + done.err
-    (check,) = json.loads(report.read_text())["checks"]
-    return check
-
-
 def test_what_its_collator_does_not_make_is_said_and_not_judged(tmp_path: Path) -> None:
     checkout.write_plain(tmp_path, data_misc=TARGETS, sam3_image=MODEL)
-    check = judged(tmp_path, "--target", str(tmp_path), "--only", "test_one_frame_step_runs")
+    check = judged_by("test_one_frame_step_runs", tmp_path / "report.json", "--target", str(tmp_path))
     assert check["outcome"] == "not_provided", check
     assert "its find_targets ask for has_boxes, and its collator does not make that" in check["reason"]
 
@@ -77,11 +66,11 @@ def test_what_its_collator_does_not_make_is_said_and_not_judged(tmp_path: Path) 
 @pytest.mark.parametrize("name", ["test_one_frame_step_runs", "test_parity_detections"])
 def test_a_model_that_reads_it_is_given_it(name: str, tmp_path: Path) -> None:
     checkout.write_plain(tmp_path, **COMPLETE)
-    check = judged(tmp_path, "--target", str(tmp_path), "--only", name)
+    check = judged_by(name, tmp_path / "report.json", "--target", str(tmp_path))
     assert check["outcome"] == "passed", check
 
 
 def test_clips_are_trained_on_with_it(tmp_path: Path) -> None:
     checkout.write_plain(tmp_path, **COMPLETE)
-    check = judged(tmp_path, "--target", "reference", "--sam3", str(tmp_path), "--only", "test_clip_loss")
+    check = judged_by("test_clip_loss", tmp_path / "report.json", "--target", "reference", "--sam3", str(tmp_path))
     assert check["outcome"] == "passed", check

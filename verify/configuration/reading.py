@@ -56,14 +56,14 @@ def one_line_reason(error: BaseException, printed: str) -> str:
     return f"{text} ({said[0]})" if said else text
 
 
-def _dataset(target: Target, spec: VideoSpec, layout: str, stages: int = 2) -> Any:
+def _dataset(target: Target, spec: VideoSpec, layout: str) -> Any:
     """The target's dataset on videos, with masks and with transforms that do nothing at random."""
     config, videos = copy.deepcopy(configuration_of(target)), videos_of(spec)
     train_on(
         config,
         videos.folder,
         videos.folder / layout,
-        num_stages_sample=stages,
+        num_stages_sample=2,
         load_segmentation=True,
         transforms=plain_transforms(SIZE[1]),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -11,7 +12,7 @@ import torch
 from sam3.model.data_misc import BatchedDatapoint
 from torch import nn
 
-from fixtures.ranks import Threads
+from fixtures.ranks import RankResult, Threads
 from fixtures.ranks.single import a_rank_on_a_gpu
 from fixtures.synthetic.clips import ClipSpec, make_clip
 from fixtures.toy.cpu import sam3_on_cpu
@@ -93,6 +94,15 @@ def one_process(target: Target, pairing: str, specs: tuple[ClipSpec, ...]) -> tu
             ranks.close()
 
 
+def _on_the_only_rank(function: Callable[..., Any], *args: Any) -> RankResult:
+    """Run a function as the only rank of a job: a loss may ask its process group."""
+    ranks = Threads()
+    try:
+        return ranks.run(function, 1, *args)[0]
+    finally:
+        ranks.close()
+
+
 def _loss_moves(
     rank: int, world_size: int, target: Target, pairing: str, spec: ClipSpec, names: tuple[str, ...]
 ) -> tuple[str, ...]:
@@ -126,12 +136,8 @@ def moving_the_loss(target: Target, pairing: str, spec: ClipSpec, names: tuple[s
     Raises:
         RanksFailed: when that fails.
     """
-    ranks = Threads()
-    try:
-        found: tuple[str, ...] = ranks.run(_loss_moves, 1, target, pairing, spec, names)[0].value
-        return found
-    finally:
-        ranks.close()
+    found: tuple[str, ...] = _on_the_only_rank(_loss_moves, target, pairing, spec, names).value
+    return found
 
 
 def gradient_tolerances(alone: tuple[OneProcess, ...]) -> dict[str, float]:
@@ -146,9 +152,5 @@ def gradient_tolerances(alone: tuple[OneProcess, ...]) -> dict[str, float]:
 @lru_cache(maxsize=16)
 def collectives_of_a_step(target: Target, pairing: str, spec: ClipSpec) -> tuple[str, ...]:
     """The collectives that the forward and the loss of one clip issue by themselves, in a single process."""
-    ranks = Threads()
-    try:
-        log = ranks.run(_train_alone, 1, target, pairing, (spec,), False)[0].collectives
-    finally:
-        ranks.close()
+    log = _on_the_only_rank(_train_alone, target, pairing, (spec,), False).collectives
     return tuple(entry.operation for entry in log)
