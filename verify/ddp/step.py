@@ -11,6 +11,7 @@ from torch import nn
 
 from fixtures.ranks import progress
 from fixtures.toy.build import build_toy
+from fixtures.toy.device import gpus_here
 from fixtures.toy.weights import perturb_weights
 from reference.oracle.training import CORE_LOSS
 from verify.clips.batch import on_device_of
@@ -48,13 +49,16 @@ def training_step(
 ) -> float:
     """One forward, as the target's own training calls it, loss and backward; gives the loss.
 
+    What it draws at random, such as another brightness of its images, it draws alike wherever the step is taken.
+
     Args:
         precision: of the autocast that forward and loss are under; none for float32.
     """
     model: Any = wrapped.module
     batch = on_device_of(model, batch)
     call = load(target).train_step
-    with without_tf32():  # in the backward pass, too
+    with torch.random.fork_rng(gpus_here()), without_tf32():  # in the backward pass, too
+        torch.manual_seed(0)
         with computing_in(precision):
             outputs = wrapped(batch) if call is None else call(wrapped, batch)
             progress()
