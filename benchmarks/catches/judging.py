@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from fixtures.forks.wrong import Wrong
 from verify.engine.check import THREADS, Check
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
-from verify.engine.profile import PROFILES
+from verify.engine.profile import PROFILES, Profile
 from verify.engine.result import FAILURES
 from verify.groups import registered
 from verify.target.naming import Target
@@ -79,16 +81,26 @@ def needs_processes(bug: Wrong) -> bool:
     return not any(THREADS in check.launchers or check.group == _PARITY for check in checks_for(bug))
 
 
-def judge(launchers: Launchers, examples: int, bug: Wrong) -> Caught:
-    """Judge a bug by every check of its groups, on two to eight ranks on threads, or on two processes."""
+@contextmanager
+def gate_for(bug: Wrong, launchers: Launchers, profile: Profile, seed: int = 0) -> Iterator[Gate]:
+    """A gate that judges a bug, while its configuration of training is there."""
     torch.set_num_threads(1)  # at toy width threads wait for each other longer than they work
-    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         options = dict(bug.options)
         if bug.configured is not None:
             options["config"] = str(write_configuration(Path(folder) / "fork.yaml", bug.configured))
-        profile = replace(PROFILES["quick"], examples=examples, shrink_seconds=0)
-        gate = Gate(Target(**options), launchers, profile, process_world_sizes=(2,), bases=registered())
+        yield Gate(Target(**options), launchers, profile, process_world_sizes=(2,), seed=seed, bases=registered())
+
+
+def launcher_for(check: Check) -> str:
+    """What the ranks of a check are: threads, unless it needs processes."""
+    return THREADS if THREADS in check.launchers or check.group == _PARITY else check.launchers[0]
+
+
+def judge(launchers: Launchers, examples: int, bug: Wrong) -> Caught:
+    """Judge a bug by every check of its groups, on two to eight ranks on threads, or on two processes."""
+    started = time.monotonic()
+    with gate_for(bug, launchers, replace(PROFILES["quick"], examples=examples, shrink_seconds=0)) as gate:
         processes = needs_processes(bug)
         outcomes = {
             check.name: gate.judge(check, check.launchers[0] if processes else THREADS).outcome

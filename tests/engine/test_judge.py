@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import strategies as st
 
 from tests.judging import CHECKS, SEEDED
 from verify.engine.check import THREADS
@@ -15,6 +18,7 @@ from verify.engine.known import Known
 from verify.engine.launchers import Launchers
 from verify.engine.result import BLOCKED, FAILED, INHERITED, PASSED, XPASSED, Result
 from verify.target.naming import Target
+from verify.video.scan import Scan
 
 pytest_plugins = ["tests.judging"]
 #: As pytest-timeout ends a test, out of whatever is under way.
@@ -41,6 +45,28 @@ def test_the_time_of_a_check_is_up_in_a_case(first: int, launchers: Launchers) -
     assert result.finding.message == f"the time of the check was up during this case: {TIME_IS_UP}"
     assert result.finding.case == calls[-1].as_json()
     assert len(calls) == first, "nothing is tried again: it may never end"
+
+
+def test_the_cases_of_a_check_do_not_depend_on_what_is_imported(
+    launchers: Launchers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = st.integers(10**6, 10**7)
+
+    def drawn() -> list[Any]:
+        cases: list[Any] = []
+        check = replace(
+            CHECKS["test_coverage"],
+            cases=lambda target, world_sizes: numbers.map(lambda number: Scan(frames=number, world_size=2)),
+            body=lambda case, observe, target: cases.append(case),
+        )
+        assert Gate(Target("sam3"), launchers, SEEDED).judge(check, THREADS).outcome == PASSED
+        return cases
+
+    before = drawn()
+    (tmp_path / "a_fork_of_ours.py").write_text(f"NUMBERS = {list(range(10**6, 10**6 + 500))}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("a_fork_of_ours")
+    assert drawn() == before
 
 
 ENTRY = Known("test_coverage", "a kernel for inference", match="in the kernel", methods={"kernel": "0"}, release="3")

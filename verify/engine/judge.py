@@ -46,6 +46,7 @@ from verify.engine.result import (
     XPASSED,
     Result,
 )
+from verify.engine.strategies_alone import strategies_alone
 
 
 @dataclass(frozen=True)
@@ -379,7 +380,8 @@ class _Trial:
         cases = self.check.cases(self.gate.target, world_sizes).filter(wanted)
         seeded = hypothesis.seed(zlib.crc32(self.check.draws.encode()) + self.gate.seed)
         try:
-            seeded(settings(hypothesis.given(cases)(run)))()
+            with strategies_alone():
+                seeded(settings(hypothesis.given(cases)(run)))()
         except Violation as smallest:
             self._violating = next(case for case, violation in found.items() if violation is smallest)
             return smallest
