@@ -47,26 +47,39 @@ def test_the_time_of_a_check_is_up_in_a_case(first: int, launchers: Launchers) -
     assert len(calls) == first, "nothing is tried again: it may never end"
 
 
+def _drawn(launchers: Launchers, scans: st.SearchStrategy[Scan]) -> list[Scan]:
+    cases: list[Scan] = []
+    check = replace(
+        CHECKS["test_coverage"],
+        cases=lambda target, world_sizes: scans,
+        body=lambda case, observe, target: cases.append(case),
+    )
+    assert Gate(Target("sam3"), launchers, SEEDED).judge(check, THREADS).outcome == PASSED
+    return cases
+
+
 def test_the_cases_of_a_check_do_not_depend_on_what_is_imported(
     launchers: Launchers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbers = st.integers(10**6, 10**7)
-
-    def drawn() -> list[Any]:
-        cases: list[Any] = []
-        check = replace(
-            CHECKS["test_coverage"],
-            cases=lambda target, world_sizes: numbers.map(lambda number: Scan(frames=number, world_size=2)),
-            body=lambda case, observe, target: cases.append(case),
-        )
-        assert Gate(Target("sam3"), launchers, SEEDED).judge(check, THREADS).outcome == PASSED
-        return cases
-
-    before = drawn()
+    scans = st.builds(Scan, frames=st.integers(10**6, 10**7), world_size=st.just(2))
+    before = _drawn(launchers, scans)
     (tmp_path / "a_fork_of_ours.py").write_text(f"NUMBERS = {list(range(10**6, 10**6 + 500))}\n")
     monkeypatch.syspath_prepend(tmp_path)
     importlib.import_module("a_fork_of_ours")
-    assert drawn() == before
+    assert _drawn(launchers, scans) == before
+
+
+def test_no_case_is_made_of_parts_of_another(launchers: Launchers) -> None:
+    scans = st.builds(
+        Scan,
+        frames=st.integers(1, 10**6),
+        world_size=st.just(2),
+        start=st.integers(2, 10**6),
+        seed=st.integers(3, 10**6),
+    )
+    cases = _drawn(launchers, scans)
+    assert len(cases) == SEEDED.examples
+    assert all(len({case.frames, case.start, case.seed}) == 3 for case in cases)
 
 
 ENTRY = Known("test_coverage", "a kernel for inference", match="in the kernel", methods={"kernel": "0"}, release="3")

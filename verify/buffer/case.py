@@ -180,7 +180,7 @@ def visits_in_any_order(draw: st.DrawFn, target: Target, world_sizes: WorldSizes
 @st.composite
 def long_limited_scans(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
     """Draw scans under a limit that visit a few chunks, so that some have been left when the last one is cut."""
-    case = draw(limited_scans(target, world_sizes))
+    case = draw(limited_scans(target, world_sizes, long=True))
     if not case.batch:
         return case
     visited = len(case.calls())
@@ -195,19 +195,23 @@ def limited_scans(
     past_the_end: bool = False,
     resumed: bool = False,
     told: bool = True,
+    long: bool = False,
 ) -> Scan:
     """Draw scans under a limit that ends them within the clip, at its last frame at most.
 
     ``past_the_end``: under one that reaches beyond the clip. ``resumed``: which then go on without one. ``told``:
-    whether calls are told where the scan has begun.
+    whether calls are told where the scan has begun. ``long``: a clip of 8 frames or more, and at least
+    half of the scan is left.
     """
-    case = draw(_without_extras(target, world_sizes, min_frames=2 if told else 3, max_frames=24))
+    fewest = 8 if long else 2 if told else 3
+    case = draw(_without_extras(target, world_sizes, min_frames=fewest, max_frames=24))
     # In reverse the first visit is of the frame before the start. Where that is not told, it is not the first frame.
     first = 1 if case.reverse or not told else 0
     start = max(first, case.start) if case.reverse else min(max(first, case.start), case.frames - 2)
     left = start if case.reverse else case.frames - 1 - start
     # A limit of 0 leaves the start alone; in reverse that is not visited.
     least = 1 if case.reverse or not told else 0
+    least = max(least, (left + 1) // 2) if long else least
     limit = left + draw(st.integers(1, case.frames + 4)) if past_the_end else draw(st.integers(least, left))
     visits = _visits_within(case, start, limit, told)
     if resumed:

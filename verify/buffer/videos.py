@@ -63,7 +63,9 @@ def two_videos_from_json(data: Mapping[str, Any]) -> TwoVideos:
 @st.composite
 def two_videos(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> TwoVideos:
     """Draw two videos of other lengths, images, texts and thresholds; NMS is asked for in both or in neither."""
-    first = draw(scans_with_everything(target, world_sizes, max_frames=12))
+    world_size = draw(world_sizes)
+    # More than a chunk: what the first video began with has to be there for more than its first call.
+    first = draw(scans_with_everything(target, st.just(world_size), min_frames=world_size + 1, max_frames=16))
     asked = draw(perhaps_suppressions(target))
     first = replace(first, suppression=asked, layout=first.layout if asked is None else "contiguous")
     other = {
@@ -76,7 +78,7 @@ def two_videos(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> TwoV
         other["prompts"] = draw(st.integers(1, 3).filter(lambda prompts: prompts != first.prompts))
     second = scans_with_everything(
         target,
-        st.just(first.world_size),
+        st.just(world_size),
         max_frames=12,
         suppression=st.none() if asked is None else suppressions().filter(lambda suppression: suppression != asked),
         layouts=(first.layout,),

@@ -21,6 +21,7 @@ from fixtures.ranks import NotCoveredByThreads, Ranks, RanksFailed
 from fixtures.ranks.single import compared_with
 from fixtures.ranks.stacks import release_frames
 from verify.engine.check import THREADS, Case, Check, Target
+from verify.engine.drawing import strategies_alone
 from verify.engine.finding import Finding, NotCovered, Violation, call_in, finding_of, replay_command
 from verify.engine.illustration import Illustrated
 from verify.engine.interrupt import by_the_user
@@ -46,7 +47,6 @@ from verify.engine.result import (
     XPASSED,
     Result,
 )
-from verify.engine.strategies_alone import strategies_alone
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,9 @@ def withhold_targets(rank: int, world_size: int, target: Target, case: Training)
         return Unlabelled(frame, answers)
 
 
-#: Interactive steps in evaluation: from the second on, the step before is no longer the first.
-INTERACTIVE_STEPS = 2
+#: Interactive steps in evaluation: from the second on, the step before is no longer the first. Odd, so that one more is
+#: not the number with its lowest bit set.
+INTERACTIVE_STEPS = 3
 
 
 class NextBox:

@@ -71,7 +71,7 @@ def _explained(answer: Answer) -> bool:
 def test_interactive_evaluation(case: Training, observe: Observe, target: Target) -> None:
     """Evaluation with interactive steps gives a step's outputs for each, or an error that says what is missing.
 
-    With ``num_interactive_steps_val`` set to 2: first with the model as it is built, then with an
+    With ``num_interactive_steps_val`` set to 3: first with the model as it is built, then with an
     ``interactive_prompt_sampler``, which is given the prompts and the outputs of the step before, and the frame's own
     targets. Steps that are silently left out make an interactive validation measure nothing.
     """
