@@ -94,12 +94,15 @@ def trainings(
     boxes: st.SearchStrategy[int] | None = None,
     objects: st.SearchStrategy[int] | None = None,
 ) -> Training:
-    """Draw cases of 1 to 5 frames; the simplest one has two, so that there is another frame to confuse with."""
+    """Draw cases of 1 to 5 frames.
+
+    The simplest one is drawn always: with two frames, texts and a box there is another of each to confuse them with.
+    """
     return Training(
         frames=draw(frames if frames is not None else st.sampled_from((2, 3, 4, 1, 5))),
         clips=draw(clips if clips is not None else st.integers(1, 2)),
-        prompts=draw(prompts if prompts is not None else st.integers(1, 2)),
-        boxes=draw(boxes if boxes is not None else st.integers(0, 2)),
+        prompts=draw(prompts if prompts is not None else st.sampled_from((2, 1))),
+        boxes=draw(boxes if boxes is not None else st.sampled_from((1, 2, 0))),
         objects=draw(objects if objects is not None else st.sampled_from((2, 1, 3, 0))),
         masks=draw(st.booleans()),
         segmentation=draw(st.booleans()),
