@@ -62,16 +62,24 @@ def two_videos_from_json(data: Mapping[str, Any]) -> TwoVideos:
 
 @st.composite
 def two_videos(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> TwoVideos:
-    """Draw two videos of other lengths, images, texts and thresholds; NMS is asked for in both or in neither."""
+    """Draw two videos of other lengths, images, texts and thresholds, or of other images alone.
+
+    NMS is asked for in both or in neither.
+    """
     world_size = draw(world_sizes)
     # More than a chunk: what the first video began with has to be there for more than its first call.
     first = draw(scans_with_everything(target, st.just(world_size), min_frames=world_size + 1, max_frames=16))
     asked = draw(perhaps_suppressions(target))
     first = replace(first, suppression=asked, layout=first.layout if asked is None else "contiguous")
+    seed = (first.seed + draw(st.integers(1, 255))) % 256
+    in_turns = draw(st.booleans())
+    if draw(st.booleans()):
+        start, reverse = draw(st.integers(0, first.frames - 1)), draw(st.booleans())
+        return TwoVideos(first, replace(first, seed=seed, start=start, reverse=reverse), in_turns)
     other = {
         "batch": first.batch,
         "asynchronous": first.asynchronous,
-        "seed": (first.seed + draw(st.integers(1, 255))) % 256,
+        "seed": seed,
         "text": draw(st.integers(1, 3)),
     }
     if not is_batched(target):  # which takes one text a frame
@@ -84,7 +92,7 @@ def two_videos(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> TwoV
         layouts=(first.layout,),
         **other,
     )
-    return TwoVideos(first, draw(second.filter(lambda scan: scan.frames != first.frames)), draw(st.booleans()))
+    return TwoVideos(first, draw(second.filter(lambda scan: scan.frames != first.frames)), in_turns)
 
 
 def _play(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,10 +44,11 @@ def _detect(model: nn.Module, case: Training) -> Detected:
     return Detected(case, stages.misfit, all_tensors(stages), right, allowed)
 
 
-def detect_clip(rank: int, world_size: int, target: Target, case: Training) -> Detected:
-    """Run the forward in training mode, without gradient, and the oracle."""
+def detect_clip(rank: int, world_size: int, target: Target, case: Training) -> dict[str, Detected]:
+    """Run the forward in training mode, without gradient, and in evaluation, and the oracle; by the mode, in words."""
     with sam3_on_cpu():
-        return _detect(model_of(target, case), case)
+        model = model_of(target, case)
+        return {"in training": _detect(model.train(), case), "in evaluation": _detect(model.eval(), case)}
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Evaluated:
     """A forward in evaluation, and the loss computed from what it returns."""
 
     detected: Detected
+    #: Another clip of the same shape, which the same model is given next.
+    next_clip: Detected
     #: Why there is no loss.
     failure: Violation | None
     loss: float
@@ -71,6 +74,7 @@ def evaluate_clip(rank: int, world_size: int, target: Target, case: Training) ->
     with sam3_on_cpu(), torch.no_grad():
         model, loss = model_of(target, case).eval(), loss_of_target(target, case)
         detected = _detect(model, case)
+        next_clip = _detect(model, replace(case, seed=case.seed + 1))
         batch = batch_of(case)
         failure, value = None, 0.0
         try:
@@ -81,7 +85,7 @@ def evaluate_clip(rank: int, world_size: int, target: Target, case: Training) ->
         right = float(loss_value(loss, gathered(model, batch, _match), plain, batch))
         off = float(loss_value(loss, gathered(model, moved_by_rounding(batch), _match), plain, batch))
         allowed = tolerances([({"loss": torch.tensor(right)}, {"loss": torch.tensor(off)})])
-        return Evaluated(detected, failure, value, right, allowed["loss"])
+        return Evaluated(detected, next_clip, failure, value, right, allowed["loss"])
 
 
 @dataclass(frozen=True)

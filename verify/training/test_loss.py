@@ -14,8 +14,12 @@ from verify.training.group import Observe, training_check
 _SCORES = "pred_logits"
 
 
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
 def _scores(gradients: dict[str, float]) -> dict[str, float]:
-    return {name: norm for name, norm in gradients.items() if name.rpartition(".")[2].startswith(_SCORES)}
+    return {name: norm for name, norm in gradients.items() if _leaf(name).startswith(_SCORES)}
 
 
 def _table(seen: FramesInLoss) -> list[list[object]]:
@@ -46,6 +50,31 @@ def _assert_every_frame_counts(seen: FramesInLoss) -> None:
             got="none, or nothing but zeros",
             table=_table(seen),
         )
+
+
+#: What of an output is a score of every query or frame: a loss on it is never without gradient by chance.
+_ALWAYS_TRAINED = (_SCORES, "presence_logit")
+
+
+def _assert_same_outputs_trained(seen: FramesInLoss) -> None:
+    """What of the scores is trained in one frame with objects, of whichever decoder layer, is so in each of them."""
+    trained = {
+        frame: {name for name, norm in gradients.items() if norm != 0 and _leaf(name).startswith(_ALWAYS_TRAINED)}
+        for frame, (count, gradients) in enumerate(zip(seen.objects, seen.gradients, strict=True))
+        if count
+    }
+    anywhere = set().union(*trained.values())
+    for frame, names in trained.items():
+        for name in sorted(anywhere - names):
+            elsewhere = next(other for other, found in trained.items() if name in found)
+            raise Violation(
+                f"the loss gives no gradient to {name} of frame {frame}, and one to that of frame {elsewhere}",
+                frame=frame,
+                tensor=name,
+                expected="a gradient in each frame with objects, or in none",
+                got="none, or nothing but zeros",
+                table=_table(seen),
+            )
 
 
 def _assert_own_targets(seen: FramesInLoss, what: str) -> None:
@@ -86,11 +115,13 @@ def _assert_own_targets(seen: FramesInLoss, what: str) -> None:
 def test_every_frame_counts_in_the_loss(case: Training, observe: Observe, target: Target) -> None:
     """The loss gives each frame's outputs a gradient, also where there are no objects, and by its own targets alone.
 
-    A frame that is left out is never learnt from; where empty ones are, nothing tells the detector to find less. With
+    Scores of the decoder's earlier layers and of presence are trained in each frame, or in none. A frame that is left
+    out is never learnt from; where empty ones are, nothing tells the detector to find less. With
     boxes or masks of another frame it learns to lag behind what moves. Frames may weigh differently.
     """
     clips: tuple[FramesInLoss, ...] = observe(case)
     for seen in clips:
         _assert_every_frame_counts(seen)
+        _assert_same_outputs_trained(seen)
         _assert_own_targets(seen, "boxes")
         _assert_own_targets(seen, "masks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from verify.clips.case import Training
@@ -13,6 +14,7 @@ from verify.training.agreement import Clip, assert_in_order, assert_same_outputs
 from verify.training.case import any_clips, batches_of_two_clips, clips_of_several_frames, clips_with_boxes, long_clips
 from verify.training.forwards import (
     Detected,
+    Evaluated,
     Prompted,
     Reordered,
     detect_clip,
@@ -58,18 +60,20 @@ def test_training_outputs(case: Training, observe: Observe, target: Target) -> N
 def test_evaluation_outputs(case: Training, observe: Observe, target: Target) -> None:
     """In evaluation every output of stage t is what sam3's one-frame forward gives for frame t alone.
 
-    Validation during training measures this forward: where it differs from detection in single frames, the best
-    checkpoint is chosen by something else than what is used later.
+    Also of a second clip of the same shape. Validation during training measures this forward: where it differs from
+    detection in single frames, the best checkpoint is chosen by something else than what is used later.
     """
-    seen: Detected = observe(case).detected
-    assert_in_order(case.frames, seen.misfit, seen.outputs, seen.expected, seen.tolerances)
-    assert_same_outputs(
-        "in evaluation frame {frame}'s outputs are not those of sam3's one-frame forward on that frame alone",
-        seen.expected,
-        seen.outputs,
-        seen.tolerances,
-        table=stage_table(seen.outputs, seen.expected, seen.tolerances),
-    )
+    evaluated: Evaluated = observe(case)
+    for when, seen in (("", evaluated.detected), (", after another clip of the same shape", evaluated.next_clip)):
+        assert_in_order(case.frames, seen.misfit, seen.outputs, seen.expected, seen.tolerances)
+        assert_same_outputs(
+            f"in evaluation{when}, frame {{frame}}'s outputs are not those of sam3's one-frame forward on that frame "
+            "alone",
+            seen.expected,
+            seen.outputs,
+            seen.tolerances,
+            table=stage_table(seen.outputs, seen.expected, seen.tolerances),
+        )
 
 
 @training_check(clips_of_several_frames, observation=on_one_rank(reorder_clip), draws="training of several frames")
@@ -91,21 +95,22 @@ def test_permuted_frames(case: Training, observe: Observe, target: Target) -> No
     )
 
 
-def _assert_detected(case: Training, seen: Detected, message: str) -> None:
-    assert_in_order(case.frames, seen.misfit, seen.outputs, seen.expected, seen.tolerances)
-    assert_same_outputs(
-        message,
-        seen.expected,
-        seen.outputs,
-        seen.tolerances,
-        masks_optional=not case.masks,
-        table=stage_table(seen.outputs, seen.expected, seen.tolerances),
-    )
+def _assert_detected(case: Training, by_mode: Mapping[str, Detected], message: str) -> None:
+    for mode, seen in by_mode.items():
+        assert_in_order(case.frames, seen.misfit, seen.outputs, seen.expected, seen.tolerances)
+        assert_same_outputs(
+            f"{mode}, {message}",
+            seen.expected,
+            seen.outputs,
+            seen.tolerances,
+            masks_optional=not case.masks,
+            table=stage_table(seen.outputs, seen.expected, seen.tolerances),
+        )
 
 
 @training_check(long_clips, observation=on_one_rank(detect_clip), draws="training on long clips")
 def test_any_clip_length(case: Training, observe: Observe, target: Target) -> None:
-    """Clips of 1 to 12 frames are detected whole.
+    """Clips of 1 to 12 frames are detected whole, in training and in evaluation.
 
     Loaders draw clips of several lengths; a loop that ends early leaves the rest of a clip untrained without a word.
     """

@@ -52,6 +52,10 @@ def _options(target: Target, case: Scan, visit: Visit) -> dict[str, Any]:
             options["nms_use_iom"] = True
     if visit.limit is not None:
         options |= {"max_frame_num_to_track": visit.limit, "propagate_in_video_start_frame_idx": visit.limit_from}
+    elif case.visits is None:
+        # As sam3's own callers do in a scan without a limit: they tell where it began, and None for the limit.
+        told = {"max_frame_num_to_track": None, "propagate_in_video_start_frame_idx": case.start}
+        options |= {name: value for name, value in told.items() if name in declared}
     return options | size
 
 
