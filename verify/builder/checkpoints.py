@@ -18,7 +18,7 @@ from torch import nn
 
 from fixtures.ranks import Ranks
 from fixtures.toy.weights import perturb_weights
-from verify.builder.case import Build
+from verify.builder.case import MISFITS, Build
 from verify.builder.observation import build_detector, build_one_frame, on_rank_zero
 from verify.clips.capture import captured_output
 from verify.target.naming import Target
@@ -40,6 +40,12 @@ class Loading:
     failed: bool
     #: All that was said: exception, warnings, log (from warnings up), standard output and error.
     said: str
+    #: What is said of a checkpoint that fits, where this one does not: of that, nothing is news.
+    said_anyway: str = ""
+
+    def names(self, key: str) -> bool:
+        """Whether a key is named more often than with a checkpoint that fits."""
+        return self.said.count(key) > self.said_anyway.count(key)
 
 
 def _released(name: str) -> str:
@@ -135,6 +141,7 @@ def _load(rank: int, world_size: int, target: Target, case: Build) -> Loading:
     if not case.tracker:
         # A released checkpoint holds the tracker, whether or not the model has a place for it.
         file[f"{TRACKER}maskmem_tpos_enc"] = torch.zeros(1)
+    anyway = _built_with(target, case, dict(file))[1] if case.subject in MISFITS else ""
     if case.subject == "a missing key":
         del file[changed]
     elif case.subject == "a tensor of another shape":
@@ -149,7 +156,7 @@ def _load(rank: int, world_size: int, target: Target, case: Build) -> Loading:
     in_file = {names[key]: tensor for key, tensor in file.items() if key in names}
     lost = in_file if model is None else _lost(model.state_dict(), in_file)
     not_loaded = tuple(key for key, name in names.items() if key in file and name in lost)
-    return Loading((changed, changed_name), not_loaded, model is None, said)
+    return Loading((changed, changed_name), not_loaded, model is None, said, anyway)
 
 
 def observe_loading(ranks: Ranks, target: Target, case: Build) -> Loading:

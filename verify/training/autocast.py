@@ -10,7 +10,8 @@ a tenth; where the loop's loss lies further off than a few such runs, there are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,10 @@ MARGIN = 4.0
 RUNS = 3
 MOST_RUNS = 12
 
+#: How far the norm of a part's gradient may lie from the oracle's: in parts of it in any case, and in times of the
+#: furthest of all perturbed runs. And which parts are too small to be looked at, in parts of the whole gradient.
+NORM, NORM_MARGIN, SMALL = 0.25, 2.0, 0.05
+
 #: A gradient by parameter; None where the backward pass did not reach it.
 Gradients = Mapping[str, torch.Tensor | None]
 
@@ -49,6 +54,16 @@ class Parameters:
 
 
 @dataclass(frozen=True)
+class OtherNorm:
+    """A part of the model whose gradient under autocast is larger or smaller than the oracle's."""
+
+    part: str
+    got: float
+    expected: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
 class UnderAutocast:
     """A training step under autocast."""
 
@@ -57,6 +72,7 @@ class UnderAutocast:
     failed: StepFailed | None = None
     oracle_failed: StepFailed | None = None
     parameters: Parameters | None = None
+    norms: tuple[OtherNorm, ...] = ()
     loss: float = 0.0
     expected_loss: float = 0.0
     #: The oracle's losses with pixels moved by one step of the precision.
@@ -110,6 +126,29 @@ def _compared(got: Gradients, plain: Gradients, right: Gradients, moved: Gradien
     )
 
 
+def _norms(gradients: Gradients) -> dict[str, float]:
+    """The norm of the gradient of each part of the model, the image encoder apart from the texts'."""
+    squares: dict[str, float] = {}
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            first, *others = name.split(".")
+            part = f"{first}.{others[0]}" if first == "backbone" and others else first
+            squares[part] = squares.get(part, 0.0) + float(gradient.double().pow(2).sum())
+    return {part: square**0.5 for part, square in squares.items()}
+
+
+def _other_norms(got: Gradients, right: Gradients, moved: Sequence[Mapping[str, float]]) -> tuple[OtherNorm, ...]:
+    found, expected = _norms(got), _norms(right)
+    whole = sum(norm**2 for norm in expected.values()) ** 0.5
+    others = []
+    for part, norm in expected.items():
+        apart = max(abs(run.get(part, 0.0) - norm) for run in moved)
+        tolerance = max(NORM * norm, NORM_MARGIN * apart)
+        if norm > SMALL * whole and math.isfinite(norm + apart) and not abs(found.get(part, 0.0) - norm) <= tolerance:
+            others.append(OtherNorm(part, found.get(part, 0.0), norm, tolerance))
+    return tuple(others)
+
+
 def train_under_autocast(rank: int, world_size: int, target: Target, case: Training) -> UnderAutocast:
     """Run a training step under the autocast that the target is trained under, without it, and the oracle's under it.
 
@@ -138,14 +177,19 @@ def train_under_autocast(rank: int, world_size: int, target: Target, case: Train
             right = _gradients(model)
             moved_losses: tuple[float, ...] = (oracle(1),)
             moved = _gradients(model)
+            moved_norms = [_norms(moved)]
             for runs in (RUNS, MOST_RUNS):
-                if runs == RUNS or abs(value - expected) > _loss_tolerance(expected, moved_losses, precision):
-                    moved_losses += tuple(oracle(seed) for seed in range(len(moved_losses) + 1, runs + 1))
+                far = abs(value - expected) > _loss_tolerance(expected, moved_losses, precision)
+                if runs == RUNS or far or _other_norms(got, right, moved_norms):
+                    for seed in range(len(moved_losses) + 1, runs + 1):
+                        moved_losses += (oracle(seed),)
+                        moved_norms.append(_norms(_gradients(model)))
         except Violation as violation:
             return UnderAutocast(precision, oracle_failed=step_failed(violation))
         return UnderAutocast(
             precision,
             parameters=_compared(got, plain, right, moved),
+            norms=_other_norms(got, right, moved_norms),
             loss=value,
             expected_loss=expected,
             moved_losses=moved_losses,

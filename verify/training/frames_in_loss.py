@@ -25,6 +25,7 @@ from verify.target.loading import load
 from verify.target.naming import Target
 from verify.tensors.describe import describe_difference
 from verify.tensors.tolerance import MARGIN, distance, rounding
+from verify.training.boxes_in_loss import NotDrawn, beside_targets, not_drawn
 
 #: How far a box is moved, and how large it is then, in its own size: it stays inside of what it was.
 SHIFT, SHRUNK = 0.08, 0.8
@@ -60,6 +61,8 @@ class FramesInLoss:
     #: What came of changing a frame's targets: by what was changed, boxes or, where they are trained on, masks, and by
     #: the frame; those without objects have none.
     moved: Mapping[str, Mapping[int, Moved]]
+    #: The matched boxes that the loss does not draw to their targets.
+    not_drawn: tuple[NotDrawn, ...]
 
 
 def place_of_loss(target: Target) -> Place | None:
@@ -161,14 +164,18 @@ class _Judged:
         return loss_value(loss, self._returned, self._model, replace(batch, find_targets=targets))
 
     def evaluate(
-        self, change: Callable[[Any, int], Any] | None = None, frame: int = 0, another_seed: bool = False
+        self,
+        change: Callable[[Any, int], Any] | None = None,
+        frame: int = 0,
+        another_seed: bool = False,
+        steps: Sequence[Sequence[Any]] | None = None,
     ) -> _Evaluated:
-        """The loss and its gradients, perhaps with a frame's targets changed, or under another seed."""
+        """The loss and its gradients, perhaps with a frame's targets changed, under another seed, or of other steps."""
         batch = self._batch if change is None else change(self._batch, frame)
         leaves: list[Outputs] = [{} for _ in self._steps]
         self._returned.output = [
-            [_cut_off(step, f"step {number}" if len(steps) > 1 else "", found) for number, step in enumerate(steps)]
-            for steps, found in zip(self._steps, leaves, strict=True)
+            [_cut_off(step, f"step {number}" if len(given) > 1 else "", found) for number, step in enumerate(given)]
+            for given, found in zip(steps or self._steps, leaves, strict=True)
         ]
         try:
             value = self._loss(batch, self._case.seed + another_seed)
@@ -177,6 +184,16 @@ class _Judged:
         if not isinstance(value, torch.Tensor) or not value.requires_grad:
             raise NotCovered("the loss is not computed from the tensors among the stages' outputs")
         return _Evaluated(float(value.detach()), _gradients(value, leaves))
+
+    def not_drawn(self) -> tuple[NotDrawn, ...]:
+        """The matched boxes that the loss does not draw to their targets, from one side or the other."""
+        found: list[NotDrawn] = []
+        for side in (1, -1):
+            steps = beside_targets(self._steps, self._batch.find_targets, side)
+            if steps is not None:
+                gradients = self.evaluate(steps=steps).gradients
+                found += not_drawn(steps, self._batch.find_targets, gradients)
+        return tuple(found)
 
 
 def _gradients(value: torch.Tensor, leaves: Sequence[Outputs]) -> tuple[Outputs, ...]:
@@ -250,7 +267,7 @@ def _use(judged: _Judged, objects: tuple[int, ...], masks: bool) -> FramesInLoss
         for what, change in changes.items()
     }
     norms = tuple({name: float(values.norm()) for name, values in found.items()} for found in plain.gradients)
-    return FramesInLoss(objects, norms, moved)
+    return FramesInLoss(objects, norms, moved, judged.not_drawn())
 
 
 def use_frames(rank: int, world_size: int, target: Target, case: Training) -> tuple[FramesInLoss, ...]:

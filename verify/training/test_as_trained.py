@@ -57,7 +57,8 @@ def test_step_under_autocast(case: Training, observe: Observe, target: Target) -
 
     In the precision that the configuration sets (trainer.optim.amp), in bfloat16 where there is none. The recipe trains
     so. What runs in full precision may fail there, overflow, or train on weights that autocast has kept without
-    gradient. The loss is compared with that of the frames one by one under the same autocast.
+    gradient. The loss, and the norm of each part's gradient, are compared with those of the frames one by one under the
+    same autocast.
     """
     seen: UnderAutocast = observe(case)
     name = str(seen.precision).removeprefix("torch.")
@@ -81,6 +82,14 @@ def test_step_under_autocast(case: Training, observe: Observe, target: Target) -
             expected=f"{seen.expected_loss:.6g} ± {seen.loss_tolerance:.2g}, from {len(seen.moved_losses)} runs with "
             f"each pixel moved by one step of {name}",
             got=f"{seen.loss:.6g}",
+        )
+    for other in seen.norms:
+        raise Violation(
+            f"the gradient of {other.part} under autocast to {name} is "
+            f"{'larger' if other.got > other.expected else 'smaller'} than that of the frames one by one",
+            tensor=other.part,
+            expected=f"a norm of {other.expected:.4g} ± {other.tolerance:.2g}",
+            got=f"{other.got:.4g}",
         )
 
 

@@ -106,6 +106,21 @@ def _assert_own_targets(seen: FramesInLoss, what: str) -> None:
             )
 
 
+def _assert_boxes_drawn(seen: FramesInLoss) -> None:
+    """Put beside the target that it is matched with, each box is drawn to it."""
+    for box in seen.not_drawn:
+        raise Violation(
+            f"the loss does not draw a box to its target: put just beside target {box.target} of frame {box.frame}, "
+            f"with which it is matched, the box of query {box.query} "
+            + ("gets no gradient towards it" if box.slope == 0 else "is pushed away from it"),
+            frame=box.frame,
+            tensor="pred_boxes",
+            expected="a derivative of the loss towards the target below 0",
+            got=f"{box.slope:.3g}",
+            table=_table(seen),
+        )
+
+
 @training_check(
     clips_with_objects,
     observation=on_one_rank(use_frames),
@@ -116,8 +131,9 @@ def test_every_frame_counts_in_the_loss(case: Training, observe: Observe, target
     """The loss gives each frame's outputs a gradient, also where there are no objects, and by its own targets alone.
 
     Scores of the decoder's earlier layers and of presence are trained in each frame, or in none. A frame that is left
-    out is never learnt from; where empty ones are, nothing tells the detector to find less. With
-    boxes or masks of another frame it learns to lag behind what moves. Frames may weigh differently.
+    out is never learnt from; where empty ones are, nothing tells the detector to find less. With boxes or masks of
+    another frame it learns to lag behind what moves. A box beside the target that it is matched with is drawn to it.
+    Frames may weigh differently.
     """
     clips: tuple[FramesInLoss, ...] = observe(case)
     for seen in clips:
@@ -125,3 +141,4 @@ def test_every_frame_counts_in_the_loss(case: Training, observe: Observe, target
         _assert_same_outputs_trained(seen)
         _assert_own_targets(seen, "boxes")
         _assert_own_targets(seen, "masks")
+        _assert_boxes_drawn(seen)

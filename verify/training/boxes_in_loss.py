@@ -1,0 +1,111 @@
+"""Whether a loss draws a predicted box to the target that it is matched with: from just beside it, on either side.
+
+Far away a loss of boxes may do as it likes; near the target every one that is in use (L1, IoU and its kin) falls
+towards it. Scores are left as they are, so nothing is asked of how a loss weighs them by boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from verify.clips.stages import Outputs
+
+#: How far beside its target a box is put, in centre and size, in parts of the target's size.
+BESIDE = 0.04
+#: What a predicted box is called, by centre and size, and by its corners; and what a target is.
+_PREDICTED, _PREDICTED_CORNERS, _TARGET = "pred_boxes", "pred_boxes_xyxy", "boxes"
+
+
+@dataclass(frozen=True)
+class NotDrawn:
+    """A matched box that the loss does not draw to its target."""
+
+    frame: int
+    #: Number of the query in its stage, and of its target among those of the frame.
+    query: int
+    target: int
+    #: The derivative of the loss towards the target, which should be below 0.
+    slope: float
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Matched boxes of a frame: of which queries, at which places among their predictions, and of which targets."""
+
+    query: torch.Tensor
+    place: torch.Tensor
+    target: torch.Tensor
+    #: The targets' boxes [pairs, 4], by centre and size.
+    boxes: torch.Tensor
+
+
+def _corners(boxes: torch.Tensor) -> torch.Tensor:
+    centre, size = boxes.split(2, dim=-1)
+    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+
+
+def _pairs(step: Mapping[str, Any], expected: Any) -> _Pairs | None:
+    """What a forward has matched; None where it says nothing of it."""
+    matched, boxes = step.get("indices"), getattr(expected, _TARGET, None)
+    if not isinstance(matched, (tuple, list)) or len(matched) != 3 or boxes is None or _PREDICTED not in step:
+        return None
+    query, place, target = matched
+    numbers = torch.arange(len(query)) if target is None else target.cpu()
+    return _Pairs(query.cpu(), place.cpu(), numbers, boxes.view(-1, 4).cpu()[numbers])
+
+
+def beside_targets(steps: Sequence[Sequence[Any]], targets: Sequence[Any], side: int) -> list[list[Any]] | None:
+    """Copies of all frames' steps in which matched boxes lie beside their targets; None where none is told matched."""
+    told, moved = False, []
+    for of_frame, expected in zip(steps, targets, strict=True):
+        *before, last = of_frame
+        pairs = _pairs(last, expected)
+        if pairs is not None and len(pairs.query):
+            told = True
+            size = pairs.boxes[:, 2:].repeat(1, 2)
+            last = _with_boxes(last, pairs, pairs.boxes + side * BESIDE * size)
+        moved.append([*before, last])
+    return moved if told else None
+
+
+def _with_boxes(step: Mapping[str, Any], pairs: _Pairs, boxes: torch.Tensor) -> dict[str, Any]:
+    changed = dict(step)
+    for name, values in ((_PREDICTED, boxes), (_PREDICTED_CORNERS, _corners(boxes))):
+        if name in changed:
+            changed[name] = changed[name].detach().clone()
+            changed[name][pairs.query, pairs.place] = values.to(changed[name])
+    return changed
+
+
+def not_drawn(
+    steps: Sequence[Sequence[Any]], targets: Sequence[Any], gradients: Sequence[Outputs]
+) -> tuple[NotDrawn, ...]:
+    """The matched boxes of steps that a loss with these gradients does not draw to their targets.
+
+    A loss that has no gradient in any box is left alone: it takes boxes from elsewhere.
+    """
+    found: list[NotDrawn] = []
+    drawn = False
+    for frame, (of_frame, expected, of_outputs) in enumerate(zip(steps, targets, gradients, strict=True)):
+        pairs = _pairs(of_frame[-1], expected)
+        if pairs is None:
+            continue
+        slope = torch.zeros(len(pairs.query), dtype=torch.float64)
+        for name, values in ((_PREDICTED, pairs.boxes), (_PREDICTED_CORNERS, _corners(pairs.boxes))):
+            gradient = next((of_outputs[full] for full in of_outputs if _last_step(full, len(of_frame)) == name), None)
+            if gradient is not None:
+                at, way = (pairs.query, pairs.place), values - of_frame[-1][name][pairs.query, pairs.place].cpu()
+                slope += (gradient[at].double().cpu() * way.double()).sum(dim=-1)
+        drawn = drawn or bool((slope != 0).any())
+        for pair in (slope >= 0).nonzero().flatten().tolist():
+            found.append(NotDrawn(frame, int(pairs.query[pair]), int(pairs.target[pair]), float(slope[pair])))
+    return tuple(found) if drawn else ()
+
+
+def _last_step(name: str, steps: int) -> str:
+    """An output's name within the last of a frame's steps."""
+    return name.removeprefix(f"step {steps - 1}.") if steps > 1 else name
