@@ -49,13 +49,22 @@ def _corners(boxes: torch.Tensor) -> torch.Tensor:
 
 
 def _pairs(step: Mapping[str, Any], expected: Any) -> _Pairs | None:
-    """What a forward has matched; None where it says nothing of it."""
+    """What a forward has matched; None where it says nothing of it, or not as sam3's matchers do."""
     matched, boxes = step.get("indices"), getattr(expected, _TARGET, None)
-    if not isinstance(matched, (tuple, list)) or len(matched) != 3 or boxes is None or _PREDICTED not in step:
+    if not isinstance(matched, (tuple, list)) or len(matched) != 3 or not isinstance(boxes, torch.Tensor):
         return None
     query, place, target = matched
-    numbers = torch.arange(len(query)) if target is None else target.cpu()
-    return _Pairs(query.cpu(), place.cpu(), numbers, boxes.view(-1, 4).cpu()[numbers])
+    predicted = step.get(_PREDICTED)
+    if not all(isinstance(part, torch.Tensor) for part in (query, place, predicted)) or query.shape != place.shape:
+        return None
+    numbers = target.cpu() if isinstance(target, torch.Tensor) else torch.arange(len(query))
+    boxes = boxes.view(-1, 4).cpu()
+    if numbers.shape != query.shape or predicted.dim() != 3 or predicted.shape[2] != 4:
+        return None
+    bounds = ((query, predicted.shape[0]), (place, predicted.shape[1]), (numbers, len(boxes)))
+    if any(len(part) and int(part.max()) >= bound for part, bound in bounds):
+        return None
+    return _Pairs(query.cpu(), place.cpu(), numbers, boxes[numbers])
 
 
 def beside_targets(steps: Sequence[Sequence[Any]], targets: Sequence[Any], side: int) -> list[list[Any]] | None:
