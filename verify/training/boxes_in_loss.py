@@ -55,11 +55,13 @@ def _pairs(step: Mapping[str, Any], expected: Any) -> _Pairs | None:
         return None
     query, place, target = matched
     predicted = step.get(_PREDICTED)
-    if not all(isinstance(part, torch.Tensor) for part in (query, place, predicted)) or query.shape != place.shape:
+    if not isinstance(predicted, torch.Tensor) or predicted.dim() != 3 or predicted.shape[2] != 4:
+        return None
+    if not (isinstance(query, torch.Tensor) and isinstance(place, torch.Tensor) and query.shape == place.shape):
         return None
     numbers = target.cpu() if isinstance(target, torch.Tensor) else torch.arange(len(query))
     boxes = boxes.view(-1, 4).cpu()
-    if numbers.shape != query.shape or predicted.dim() != 3 or predicted.shape[2] != 4:
+    if numbers.shape != query.shape:
         return None
     bounds = ((query, predicted.shape[0]), (place, predicted.shape[1]), (numbers, len(boxes)))
     if any(len(part) and int(part.max()) >= bound for part, bound in bounds):
