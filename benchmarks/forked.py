@@ -6,6 +6,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -36,7 +37,8 @@ class _Running(Generic[Asked]):
     deadline: float
 
 
-def _call(function: Callable[[Asked], Given], asked: Asked, connection: Connection) -> None:
+def _call(function: Callable[[Asked], Given], asked: Asked, connection: Connection, folder: str) -> None:
+    tempfile.tempdir = folder  # goes with the parent's: nothing of this process is cleared away
     quiet = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         os.dup2(quiet, stream)
@@ -54,11 +56,12 @@ def in_forks(
     gc.collect()
     gc.freeze()  # what is here stays, and no fork has to look through it
     waiting, running = iter(every), list[_Running[Asked]]()
+    held = tempfile.TemporaryDirectory(prefix="forks-")
     try:
         while True:
             while len(running) < workers and (asked := next(waiting, None)) is not None:
                 ours, theirs = forking.Pipe(duplex=False)
-                process = forking.Process(target=_call, args=(function, asked, theirs), daemon=True)
+                process = forking.Process(target=_call, args=(function, asked, theirs, held.name), daemon=True)
                 process.start()
                 theirs.close()
                 running.append(_Running(asked, process, ours, time.monotonic() + seconds))
@@ -75,6 +78,7 @@ def in_forks(
         for one in running:
             one.process.kill()
             one.process.join()
+        held.cleanup()
 
 
 def _ended(one: _Running[Asked], ready: bool) -> Ended[Asked, Given]:
