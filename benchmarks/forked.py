@@ -8,14 +8,26 @@ import multiprocessing
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Generic, TypeVar
 
+import torch
+
+from fixtures.ranks import gpus
+
 Asked = TypeVar("Asked")
 Given = TypeVar("Given")
+
+
+def made_ready() -> None:
+    """Make this process one whose forks can judge: on the CPU, in one thread each, without what sam3 warns of."""
+    gpus.hide()
+    torch.set_num_threads(1)  # a fork has none of the threads of a library
+    warnings.simplefilter("ignore")
 
 
 @dataclass(frozen=True)

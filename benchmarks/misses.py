@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-import torch
-
-from benchmarks.catches.judging import gate_for, launcher_for
-from benchmarks.forked import in_forks
-from fixtures.forks.wrong import Wrong, wrong_targets
-from fixtures.ranks import gpus
+from benchmarks.catches.judging import bugs_called, gate_for, launcher_for
+from benchmarks.forked import in_forks, made_ready
+from fixtures.forks.wrong import Wrong
 from verify.engine.check import THREADS
 from verify.engine.launchers import Launchers
 from verify.engine.profile import PROFILES
@@ -91,17 +87,15 @@ def main() -> int:
     options = _options()
     wanted = [
         bug
-        for bug in wrong_targets()
-        if any(part in bug.name for part in options.bugs.split(","))
-        and (launcher_for(registered()[bug.check]) != THREADS) == options.processes
+        for bug in bugs_called(options.bugs)
+        if (launcher_for(registered()[bug.check]) != THREADS) == options.processes
     ]
     if not wanted or options.seeds < 1:
         raise SystemExit(
-            f"--bugs {options.bugs} --seeds {options.seeds}: nothing to judge; fixtures/forks/wrong.py names"
+            f"--bugs {options.bugs} --seeds {options.seeds}: nothing to judge; fixtures/forks/wrong.py names the bugs, "
+            "and --seeds is at least 1"
         )
-    gpus.hide()  # all is judged on the CPU
-    torch.set_num_threads(1)  # a fork has none of the threads of a library
-    warnings.simplefilter("ignore")  # of what sam3 imports
+    made_ready()
     every: list[Judged] = []
 
     def tell(judged: Judged) -> None:

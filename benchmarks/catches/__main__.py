@@ -5,18 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import warnings
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from benchmarks.catches.judging import Caught, apart, base_of, judge, judge_alone, needs_processes
+from benchmarks.catches.judging import Caught, apart, base_of, bugs_called, judge, judge_alone, needs_processes
 from benchmarks.catches.table import lines, uncaught
-from benchmarks.forked import in_forks
-from fixtures.forks.wrong import Wrong, wrong_targets
-from fixtures.ranks import gpus
+from benchmarks.forked import in_forks, made_ready
 from verify.engine.launchers import Launchers
 from verify.groups import PRELOADED, registered
 
@@ -35,18 +30,12 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _wanted(options: argparse.Namespace) -> list[Wrong]:
-    return [bug for bug in wrong_targets() if any(part in bug.name for part in options.bugs.split(","))]
-
-
 def main() -> int:
     options = _options()
-    wanted = _wanted(options)
+    wanted = bugs_called(options.bugs)
     if not wanted:
         raise SystemExit(f"--bugs {options.bugs}: no seeded bug is called so: fixtures/forks/wrong.py names them")
-    gpus.hide()  # all is judged on the CPU
-    torch.set_num_threads(1)  # a fork has none of the threads of a library
-    warnings.simplefilter("ignore")  # of what sam3 imports
+    made_ready()
     registered()  # imports what the forks need
     every: list[Caught] = []
 

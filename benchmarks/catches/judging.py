@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from fixtures.forks.data.configured import write_configuration
-from fixtures.forks.wrong import Wrong
+from fixtures.forks.wrong import Wrong, wrong_targets
 from verify.engine.check import THREADS, Check
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
@@ -51,6 +51,11 @@ class Caught:
         return tuple(check for check, outcome in self.outcomes.items() if outcome in FAILURES)
 
 
+def bugs_called(names: str) -> list[Wrong]:
+    """The seeded bugs whose names hold one of these, which commas part."""
+    return [bug for bug in wrong_targets() if any(part in bug.name for part in names.split(","))]
+
+
 def base_of(bug: Wrong) -> Wrong | None:
     """What a bug is made of, as if it were a bug for the same check; None where it is made of nothing here."""
     kind = bug.name.partition(":")[0]
@@ -78,7 +83,7 @@ def checks_for(bug: Wrong) -> list[Check]:
 
 def needs_processes(bug: Wrong) -> bool:
     """Whether the checks of a bug's groups are made on processes alone."""
-    return not any(THREADS in check.launchers or check.group == _PARITY for check in checks_for(bug))
+    return all(launcher_for(check) != THREADS for check in checks_for(bug))
 
 
 @contextmanager

@@ -6,13 +6,10 @@ import argparse
 import random
 import sys
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from benchmarks.forked import in_forks
+from benchmarks.forked import in_forks, made_ready
 from benchmarks.mutation import report
 from benchmarks.mutation.bodies import BODIES, Body
 from benchmarks.mutation.judging import ENDED, NO_TENSOR, TIMED_OUT, Judged, Timed, baseline, checks_of, judge
@@ -20,7 +17,6 @@ from benchmarks.mutation.mutants import Mutant, functions_in, mutants
 from benchmarks.mutation.operators import operators
 from benchmarks.mutation.score import SEEN
 from benchmarks.mutation.source import text_of
-from fixtures.ranks import gpus
 from verify.groups import registered
 
 #: How long a mutant may take that every check passes: minutes, where the machine is busy.
@@ -95,9 +91,7 @@ def _baseline(body: Body, workers: int, seconds: float) -> tuple[Timed, ...]:
 
 def main() -> None:
     given = _arguments()
-    gpus.hide()  # all is judged on the CPU
-    torch.set_num_threads(1)  # a fork has none of the threads of a library
-    warnings.simplefilter("ignore")  # of what sam3 imports
+    made_ready()
     body = BODIES[given.body]
     found = mutants_of(body)
     if given.only:

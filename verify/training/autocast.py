@@ -137,8 +137,10 @@ def _norms(gradients: Gradients) -> dict[str, float]:
     return {part: square**0.5 for part, square in squares.items()}
 
 
-def _other_norms(got: Gradients, right: Gradients, moved: Sequence[Mapping[str, float]]) -> tuple[OtherNorm, ...]:
-    found, expected = _norms(got), _norms(right)
+def _other_norms(
+    found: Mapping[str, float], expected: Mapping[str, float], moved: Sequence[Mapping[str, float]]
+) -> tuple[OtherNorm, ...]:
+    """The parts whose norm is another than the oracle's, by more than those of its perturbed runs explain."""
     whole = sum(norm**2 for norm in expected.values()) ** 0.5
     others = []
     for part, norm in expected.items():
@@ -177,10 +179,10 @@ def train_under_autocast(rank: int, world_size: int, target: Target, case: Train
             right = _gradients(model)
             moved_losses: tuple[float, ...] = (oracle(1),)
             moved = _gradients(model)
-            moved_norms = [_norms(moved)]
+            norms, right_norms, moved_norms = _norms(got), _norms(right), [_norms(moved)]
             for runs in (RUNS, MOST_RUNS):
                 far = abs(value - expected) > _loss_tolerance(expected, moved_losses, precision)
-                if runs == RUNS or far or _other_norms(got, right, moved_norms):
+                if runs == RUNS or far or _other_norms(norms, right_norms, moved_norms):
                     for seed in range(len(moved_losses) + 1, runs + 1):
                         moved_losses += (oracle(seed),)
                         moved_norms.append(_norms(_gradients(model)))
@@ -189,7 +191,7 @@ def train_under_autocast(rank: int, world_size: int, target: Target, case: Train
         return UnderAutocast(
             precision,
             parameters=_compared(got, plain, right, moved),
-            norms=_other_norms(got, right, moved_norms),
+            norms=_other_norms(norms, right_norms, moved_norms),
             loss=value,
             expected_loss=expected,
             moved_losses=moved_losses,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torchvision.ops import box_convert
 
 from verify.clips.stages import Outputs
 
@@ -43,9 +44,9 @@ class _Pairs:
     boxes: torch.Tensor
 
 
-def _corners(boxes: torch.Tensor) -> torch.Tensor:
-    centre, size = boxes.split(2, dim=-1)
-    return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
+def _by_name(boxes: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Boxes [n, 4], given by centre and size, under each name that predictions go by."""
+    return {_PREDICTED: boxes, _PREDICTED_CORNERS: box_convert(boxes, "cxcywh", "xyxy")}
 
 
 def _pairs(step: Mapping[str, Any], expected: Any) -> _Pairs | None:
@@ -85,7 +86,7 @@ def beside_targets(steps: Sequence[Sequence[Any]], targets: Sequence[Any], side:
 
 def _with_boxes(step: Mapping[str, Any], pairs: _Pairs, boxes: torch.Tensor) -> dict[str, Any]:
     changed = dict(step)
-    for name, values in ((_PREDICTED, boxes), (_PREDICTED_CORNERS, _corners(boxes))):
+    for name, values in _by_name(boxes).items():
         if name in changed:
             changed[name] = changed[name].detach().clone()
             changed[name][pairs.query, pairs.place] = values.to(changed[name])
@@ -106,8 +107,9 @@ def not_drawn(
         if pairs is None:
             continue
         slope = torch.zeros(len(pairs.query), dtype=torch.float64)
-        for name, values in ((_PREDICTED, pairs.boxes), (_PREDICTED_CORNERS, _corners(pairs.boxes))):
-            gradient = next((of_outputs[full] for full in of_outputs if _last_step(full, len(of_frame)) == name), None)
+        last = f"step {len(of_frame) - 1}." if len(of_frame) > 1 else ""
+        for name, values in _by_name(pairs.boxes).items():
+            gradient = of_outputs.get(last + name)
             if gradient is not None:
                 at, way = (pairs.query, pairs.place), values - of_frame[-1][name][pairs.query, pairs.place].cpu()
                 slope += (gradient[at].double().cpu() * way.double()).sum(dim=-1)
@@ -115,8 +117,3 @@ def not_drawn(
         for pair in (slope >= 0).nonzero().flatten().tolist():
             found.append(NotDrawn(frame, int(pairs.query[pair]), int(pairs.target[pair]), float(slope[pair])))
     return tuple(found) if drawn else ()
-
-
-def _last_step(name: str, steps: int) -> str:
-    """An output's name within the last of a frame's steps."""
-    return name.removeprefix(f"step {steps - 1}.") if steps > 1 else name
