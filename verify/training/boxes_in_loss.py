@@ -14,6 +14,7 @@ import torch
 from torchvision.ops import box_convert
 
 from verify.clips.stages import Outputs
+from verify.training.matched import Matched, matched_in
 
 #: How far beside its target a box is put, in centre and size, in parts of the target's size.
 BESIDE = 0.04
@@ -33,41 +34,15 @@ class NotDrawn:
     slope: float
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Matched boxes of a frame: of which queries, at which places among their predictions, and of which targets."""
-
-    query: torch.Tensor
-    place: torch.Tensor
-    target: torch.Tensor
-    #: The targets' boxes [pairs, 4], by centre and size.
-    boxes: torch.Tensor
-
-
 def _by_name(boxes: torch.Tensor) -> dict[str, torch.Tensor]:
     """Boxes [n, 4], given by centre and size, under each name that predictions go by."""
     return {_PREDICTED: boxes, _PREDICTED_CORNERS: box_convert(boxes, "cxcywh", "xyxy")}
 
 
-def _pairs(step: Mapping[str, Any], expected: Any) -> _Pairs | None:
-    """What a forward has matched; None where it says nothing of it, or not as sam3's matchers do."""
-    matched, boxes = step.get("indices"), getattr(expected, _TARGET, None)
-    if not isinstance(matched, (tuple, list)) or len(matched) != 3 or not isinstance(boxes, torch.Tensor):
-        return None
-    query, place, target = matched
-    predicted = step.get(_PREDICTED)
-    if not isinstance(predicted, torch.Tensor) or predicted.dim() != 3 or predicted.shape[2] != 4:
-        return None
-    if not (isinstance(query, torch.Tensor) and isinstance(place, torch.Tensor) and query.shape == place.shape):
-        return None
-    numbers = target.cpu() if isinstance(target, torch.Tensor) else torch.arange(len(query))
-    boxes = boxes.view(-1, 4).cpu()
-    if numbers.shape != query.shape:
-        return None
-    bounds = ((query, predicted.shape[0]), (place, predicted.shape[1]), (numbers, len(boxes)))
-    if any(len(part) and int(part.max()) >= bound for part, bound in bounds):
-        return None
-    return _Pairs(query.cpu(), place.cpu(), numbers, boxes[numbers])
+def _targets(expected: Any) -> torch.Tensor | None:
+    """The boxes [n, 4] that a frame expects, by centre and size; None where it does not tell them."""
+    boxes = getattr(expected, _TARGET, None)
+    return boxes.view(-1, 4).cpu() if isinstance(boxes, torch.Tensor) else None
 
 
 def beside_targets(steps: Sequence[Sequence[Any]], targets: Sequence[Any], side: int) -> list[list[Any]] | None:
@@ -75,16 +50,17 @@ def beside_targets(steps: Sequence[Sequence[Any]], targets: Sequence[Any], side:
     told, moved = False, []
     for of_frame, expected in zip(steps, targets, strict=True):
         *before, last = of_frame
-        pairs = _pairs(last, expected)
-        if pairs is not None and len(pairs.query):
+        boxes = _targets(expected)
+        pairs = None if boxes is None else matched_in(last, len(boxes))
+        if boxes is not None and pairs is not None and len(pairs):
             told = True
-            size = pairs.boxes[:, 2:].repeat(1, 2)
-            last = _with_boxes(last, pairs, pairs.boxes + side * BESIDE * size)
+            own = boxes[pairs.target]
+            last = _with_boxes(last, pairs, own + side * BESIDE * own[:, 2:].repeat(1, 2))
         moved.append([*before, last])
     return moved if told else None
 
 
-def _with_boxes(step: Mapping[str, Any], pairs: _Pairs, boxes: torch.Tensor) -> dict[str, Any]:
+def _with_boxes(step: Mapping[str, Any], pairs: Matched, boxes: torch.Tensor) -> dict[str, Any]:
     changed = dict(step)
     for name, values in _by_name(boxes).items():
         if name in changed:
@@ -103,12 +79,13 @@ def not_drawn(
     found: list[NotDrawn] = []
     drawn = False
     for frame, (of_frame, expected, of_outputs) in enumerate(zip(steps, targets, gradients, strict=True)):
-        pairs = _pairs(of_frame[-1], expected)
-        if pairs is None:
+        boxes = _targets(expected)
+        pairs = None if boxes is None else matched_in(of_frame[-1], len(boxes))
+        if boxes is None or pairs is None:
             continue
-        slope = torch.zeros(len(pairs.query), dtype=torch.float64)
+        slope = torch.zeros(len(pairs), dtype=torch.float64)
         last = f"step {len(of_frame) - 1}." if len(of_frame) > 1 else ""
-        for name, values in _by_name(pairs.boxes).items():
+        for name, values in _by_name(boxes[pairs.target]).items():
             gradient = of_outputs.get(last + name)
             if gradient is not None:
                 at, way = (pairs.query, pairs.place), values - of_frame[-1][name][pairs.query, pairs.place].cpu()

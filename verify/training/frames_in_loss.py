@@ -26,6 +26,8 @@ from verify.target.naming import Target
 from verify.tensors.describe import describe_difference
 from verify.tensors.tolerance import MARGIN, distance, rounding
 from verify.training.boxes_in_loss import NotDrawn, beside_targets, not_drawn
+from verify.training.masks_in_loss import OfAnother, drawn_to_others, without_masks
+from verify.training.matched import in_another_order
 
 #: How far a box is moved, and how large it is then, in its own size: it stays inside of what it was.
 SHIFT, SHRUNK = 0.08, 0.8
@@ -61,8 +63,12 @@ class FramesInLoss:
     #: What came of changing a frame's targets: by what was changed, boxes or, where they are trained on, masks, and by
     #: the frame; those without objects have none.
     moved: Mapping[str, Mapping[int, Moved]]
-    #: The matched boxes that the loss does not draw to their targets.
+    #: For each frame with objects, whose gradients changed when its queries were put in another order, and what is
+    #: matched with them: of other frames, by more than a weight of the whole frame, where most.
+    turned: Mapping[int, Mapping[int, Changed]]
+    #: The matched boxes that the loss does not draw to their targets, and the masks that it draws to others'.
     not_drawn: tuple[NotDrawn, ...]
+    of_another: tuple[OfAnother, ...]
 
 
 def place_of_loss(target: Target) -> Place | None:
@@ -195,6 +201,22 @@ class _Judged:
                 found += not_drawn(steps, self._batch.find_targets, gradients)
         return tuple(found)
 
+    def of_another(self) -> tuple[OfAnother, ...]:
+        """The matched masks that the loss draws to another object."""
+        steps = without_masks(self._steps, self._batch.find_targets)
+        if steps is None:
+            return ()
+        return drawn_to_others(steps, self._batch.find_targets, self.evaluate(steps=steps).gradients)
+
+    def turned(self, frame: int) -> _Evaluated:
+        """The loss and its gradients with a frame's queries in another order."""
+        return self.evaluate(
+            steps=[
+                [in_another_order(step) for step in steps] if number == frame else steps
+                for number, steps in enumerate(self._steps)
+            ]
+        )
+
 
 def _gradients(value: torch.Tensor, leaves: Sequence[Outputs]) -> tuple[Outputs, ...]:
     inputs = [leaf for found in leaves for leaf in found.values()]
@@ -243,31 +265,42 @@ def changed(before: Outputs, after: Outputs, again: Outputs) -> Changed | None:
     return found
 
 
-def _moved_in(
-    judged: _Judged, change: Callable[[Any, int], Any], frame: int, plain: _Evaluated, again: _Evaluated
-) -> Moved:
-    other = judged.evaluate(change, frame)
+def _in_others(frame: int, plain: _Evaluated, other: _Evaluated, again: _Evaluated) -> Mapping[int, Changed]:
+    """In which frames but this one gradients are others, and where most."""
     compared = {
         number: changed(before, other.gradients[number], again.gradients[number])
         for number, before in enumerate(plain.gradients)
         if number != frame
     }
+    return {number: what for number, what in compared.items() if what is not None}
+
+
+def _moved_in(
+    judged: _Judged, change: Callable[[Any, int], Any], frame: int, plain: _Evaluated, again: _Evaluated
+) -> Moved:
+    other = judged.evaluate(change, frame)
     own = plain.gradients[frame]
     bears = other.loss != plain.loss or any(
         not torch.equal(values, other.gradients[frame][name]) for name, values in own.items()
     )
-    return Moved(bears, {number: what for number, what in compared.items() if what is not None})
+    return Moved(bears, _in_others(frame, plain, other, again))
 
 
 def _use(judged: _Judged, objects: tuple[int, ...], masks: bool) -> FramesInLoss:
     plain, again = judged.evaluate(), judged.evaluate(another_seed=True)
+    with_objects = [frame for frame, count in enumerate(objects) if count]
     changes = {"boxes": with_moved_boxes} | ({"masks": with_other_masks} if masks else {})
-    moved = {
-        what: {frame: _moved_in(judged, change, frame, plain, again) for frame, count in enumerate(objects) if count}
-        for what, change in changes.items()
-    }
-    norms = tuple({name: float(values.norm()) for name, values in found.items()} for found in plain.gradients)
-    return FramesInLoss(objects, norms, moved, judged.not_drawn())
+    return FramesInLoss(
+        objects,
+        gradients=tuple({name: float(values.norm()) for name, values in found.items()} for found in plain.gradients),
+        moved={
+            what: {frame: _moved_in(judged, change, frame, plain, again) for frame in with_objects}
+            for what, change in changes.items()
+        },
+        turned={frame: _in_others(frame, plain, judged.turned(frame), again) for frame in with_objects},
+        not_drawn=judged.not_drawn(),
+        of_another=judged.of_another() if masks else (),
+    )
 
 
 def use_frames(rank: int, world_size: int, target: Target, case: Training) -> tuple[FramesInLoss, ...]:

@@ -121,6 +121,36 @@ def _assert_boxes_drawn(seen: FramesInLoss) -> None:
         )
 
 
+def _assert_own_matching(seen: FramesInLoss) -> None:
+    """Which prediction of a frame is matched is that frame's own affair: the order of another's queries is none."""
+    for frame, others in seen.turned.items():
+        for other, changed in others.items():
+            raise Violation(
+                f"the loss trains frame {other} by what is matched in frame {frame}: with the queries of frame {frame} "
+                f"in another order, and its matched indices with them, the gradient of frame {other}'s "
+                f"{changed.tensor} is another",
+                frame=other,
+                tensor=changed.tensor,
+                expected=f"the gradient as it was, whatever the order of frame {frame}'s queries",
+                got=changed.difference,
+                table=_table(seen),
+            )
+
+
+def _assert_own_masks(seen: FramesInLoss) -> None:
+    """Where it says nothing yet, each mask is drawn to its own target rather than to another object's."""
+    for mask in seen.of_another:
+        raise Violation(
+            f"the loss trains a mask on another object's: in frame {mask.frame} the mask of query {mask.query} is "
+            f"matched with target {mask.target}, and drawn to that of target {mask.other}",
+            frame=mask.frame,
+            tensor="pred_masks",
+            expected=f"logits of 0 to be raised where target {mask.target} is, and not where only the other is",
+            got=f"a derivative of the loss of {mask.slope:.3g} towards target {mask.target} and away from the other",
+            table=_table(seen),
+        )
+
+
 @training_check(
     clips_with_objects,
     observation=on_one_rank(use_frames),
@@ -132,8 +162,9 @@ def test_every_frame_counts_in_the_loss(case: Training, observe: Observe, target
 
     Scores of the decoder's earlier layers and of presence are trained in each frame, or in none. A frame that is left
     out is never learnt from; where empty ones are, nothing tells the detector to find less. With boxes or masks of
-    another frame it learns to lag behind what moves. A box beside the target that it is matched with is drawn to it.
-    Frames may weigh differently.
+    another frame it learns to lag behind what moves, and by another frame's matching it trains whatever query is there.
+    A box beside the target that it is matched with is drawn to it, and a mask to its own target. Frames may weigh
+    differently.
     """
     clips: tuple[FramesInLoss, ...] = observe(case)
     for seen in clips:
@@ -141,4 +172,6 @@ def test_every_frame_counts_in_the_loss(case: Training, observe: Observe, target
         _assert_same_outputs_trained(seen)
         _assert_own_targets(seen, "boxes")
         _assert_own_targets(seen, "masks")
+        _assert_own_matching(seen)
         _assert_boxes_drawn(seen)
+        _assert_own_masks(seen)
