@@ -70,8 +70,10 @@ def _dataset(target: Target, spec: VideoSpec, layout: str) -> Any:
     return instantiate(config.trainer.data.train.dataset)
 
 
-def _loader(target: Target, layout: str) -> Any:
+def _loader(target: Target, layout: str, frames: int = SAMPLE.frames) -> Any:
     """What has read annotations in a layout: the one that is named, or that the dataset has made, or the dataset.
+
+    Of videos of so many ``frames``.
 
     Raises:
         Exception: what it let out, where it reads them with no kind of masks.
@@ -79,7 +81,7 @@ def _loader(target: Target, layout: str) -> Any:
     node = configuration_of(target).trainer.data.train.dataset.get("coco_json_loader")
     first: Exception | None = None
     for masks in (BOTH, *MASKS):
-        spec = replace(SAMPLE, masks=masks)
+        spec = replace(SAMPLE, masks=masks, frames=frames)
         try:
             if node is None:
                 dataset = _dataset(target, spec, layout)
@@ -150,7 +152,7 @@ def source_of(target: Target, stages: int) -> str:
     name = loader_name(target)
     try:
         with captured_text():
-            loaded = _loader(target, layout_of(target))
+            loaded = _loader(target, layout_of(target), max(SAMPLE.frames, stages))
             frames = len(loaded.loadImagesFromDatapoint(loaded.getDatapointIds()[0]))
     except Exception:  # that it fails is what the finding is about
         return name

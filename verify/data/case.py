@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from fixtures.synthetic.videos import BOTH, VideoSpec
+from fixtures.synthetic.videos import BOTH, MAX_FRAMES, VideoSpec
 from verify.engine.case import changed_fields, refuse_unknown_fields
 from verify.target.naming import Target
 
@@ -21,6 +21,9 @@ class Loading:
     #: Frames of each video.
     frames: int = 12
     objects: int = 3
+    #: Whether all objects of a video are of one category, and whether every second video is upright.
+    alike: bool = False
+    sizes_differ: bool = False
     #: Frames of a clip, and the stride between them.
     stages: int = 4
     stride_min: int = 1
@@ -54,6 +57,8 @@ class Loading:
             frames=self.frames,
             objects=self.objects,
             mixed=True,
+            alike=self.alike,
+            sizes_differ=self.sizes_differ,
             masks=self.mask_layout or BOTH,
             seed=self.seed,
         )
@@ -99,7 +104,15 @@ def loadings(target: Target, world_sizes: WorldSizes, **fixed: st.SearchStrategy
     return st.builds(Loading, **fields)
 
 
+def loadings_of_any_length(target: Target, world_sizes: WorldSizes) -> Cases:
+    """The simplest clip is the longest, so that it is drawn always: one that is cut short must not hang on luck."""
+    drawn = loadings(target, world_sizes, stages=st.sampled_from((MAX_FRAMES, 4, 2, 6, 3)))
+    return drawn.map(lambda case: replace(case, frames=max(case.frames, case.stages)))
+
+
 def loadings_at_any_stride(target: Target, world_sizes: WorldSizes) -> Cases:
-    return loadings(target, world_sizes, reverse=st.booleans(), stride_min=st.integers(1, 2)).flatmap(
+    """Clips at a stride, of videos that may differ in size, and may show several objects of what is asked for."""
+    others = {"alike": st.booleans(), "sizes_differ": st.sampled_from((True, False))}
+    return loadings(target, world_sizes, reverse=st.booleans(), stride_min=st.integers(1, 2), **others).flatmap(
         lambda case: st.builds(replace, st.just(case), stride_max=st.integers(case.stride_min, 3))
     )

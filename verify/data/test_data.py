@@ -23,7 +23,15 @@ from verify.data.agreement import (
     other_placement,
 )
 from verify.data.batch import Arrived
-from verify.data.case import Cases, Loading, WorldSizes, loading_from_json, loadings, loadings_at_any_stride
+from verify.data.case import (
+    Cases,
+    Loading,
+    WorldSizes,
+    loading_from_json,
+    loadings,
+    loadings_at_any_stride,
+    loadings_of_any_length,
+)
 from verify.data.observation import NoClip, clips_of, epochs_of
 from verify.engine.check import HAZARD, THREADS, check
 from verify.engine.finding import NotCovered, Violation
@@ -54,7 +62,7 @@ data_check = partial(
 )
 
 
-@data_check(lambda target, sizes: loadings(target, sizes), _load, cost=5)
+@data_check(loadings_of_any_length, _load, cost=5)
 def test_loader_makes_clips(case: Loading, observe: Observe, target: Target) -> None:
     """The loader and the dataset make a clip of every video, of as many frames as are asked for.
 
