@@ -55,6 +55,8 @@ def test_the_corrected_recipe_learns_and_is_stopped_when_it_has(launchers: Launc
         ("a_category_a_clip", ["test_trainer_runs", "test_ranks_agree"]),
         ("ShufflesAlone", QUICK),
         ("WarmsUp", ["test_trainer_steps"]),
+        ("FreezesTheBackbone", ["test_trainer_steps"]),
+        ("AccumulatesGradients", ["test_trainer_steps"]),
     ],
 )
 def test_variant_passes(name: str, checks: list[str], launchers: Launchers, tmp_path: Path) -> None:

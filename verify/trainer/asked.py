@@ -1,4 +1,4 @@
-"""What a target's configuration asks of the steps that the Trainer makes."""
+"""What a target's configuration asks of what the Trainer does."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def clipping_norm(target: Target) -> float | None:
 def has_schedules(target: Target) -> bool:
     """Whether the optimizer's options follow schedules, as those do that are put in their place here."""
     return configuration_of(target).trainer.optim.get("options") is not None
+
+
+def shuffles(target: Target) -> bool:
+    """Whether the configuration asks for the clips of each epoch in an order of their own."""
+    return configuration_of(target).trainer.data.train.get("shuffle") is True

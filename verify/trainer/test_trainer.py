@@ -18,7 +18,7 @@ from verify.configuration.configured import place_of_configuration
 from verify.engine.check import PROCESSES, check
 from verify.engine.finding import NotCovered, Violation
 from verify.target.naming import Target
-from verify.trainer.asked import clipping_norm, has_schedules
+from verify.trainer.asked import clipping_norm, has_schedules, shuffles
 from verify.trainer.case import Run, run_from_json, why_no_trainer
 from verify.trainer.observation import LEARNED, Agreement, Both, on_ranks, train_alone, train_once, train_twice
 from verify.trainer.pictures import learning_pictures, resumed_pictures, shows
@@ -54,6 +54,11 @@ def _as_configured(target: Target, world_sizes: WorldSizes) -> Cases:
     return _short(target, world_sizes).map(partial(replace, amp=True))
 
 
+def _two_epochs(target: Target, world_sizes: WorldSizes) -> Cases:
+    # Of eight clips, one order in 40,320 comes twice by chance.
+    return _as_configured(target, world_sizes).map(lambda case: replace(case, videos=max(8, case.videos)))
+
+
 def _overfit(target: Target, world_sizes: WorldSizes) -> Cases:
     sizes = world_sizes.filter(lambda size: size <= MAX_VIDEOS)
     return sizes.map(
@@ -83,12 +88,14 @@ def _assert_finite(rank: int, run: Trained) -> None:
             raise Violation(f"the loss of step {number} is {step.loss}", rank=rank, call=number, tensor="core_loss")
 
 
-@trainer_check(_as_configured, on_ranks(train_once))
+@trainer_check(_two_epochs, on_ranks(train_once))
 def test_trainer_runs(case: Run, observe: Callable[[Run], list[Trained]], target: Target) -> None:
     """sam3's Trainer runs with the configuration, losses are numbers, and each epoch uses every frame of every clip.
 
     It trains in the precision that the configuration sets: with AMP, a loss may overflow that does not without. On
-    clips as long as their videos, an epoch has to show each frame once, in order, and no clip to two ranks.
+    clips as long as their videos, an epoch has to show each frame once, in order, and no clip to two ranks. Where the
+    configuration asks for shuffling, each epoch has an order of its own: a sampler that is not told the epoch gives
+    every one the same batches.
     """
     seen = observe(case)
     counts = [len(run.steps) for run in seen]
@@ -101,8 +108,24 @@ def test_trainer_runs(case: Run, observe: Callable[[Run], list[Trained]], target
     per_epoch = counts[0] // case.epochs
     for rank, run in enumerate(seen):
         _assert_finite(rank, run)
-    for epoch in range(case.epochs):
-        _assert_epoch(case, epoch, [run.steps[epoch * per_epoch : (epoch + 1) * per_epoch] for run in seen])
+    epochs = [[run.steps[at : at + per_epoch] for run in seen] for at in range(0, counts[0], per_epoch)]
+    for epoch, steps in enumerate(epochs):
+        _assert_epoch(case, epoch, steps)
+    if shuffles(target):
+        _assert_shuffled(epochs)
+
+
+def _assert_shuffled(epochs: Sequence[Sequence[Sequence[Step]]]) -> None:
+    """Clips come in another order in one of the epochs; ``epochs`` by epoch and rank."""
+    orders = [[clip for of_rank in steps for step in of_rank for clip in step.clips] for steps in epochs]
+    if len(orders) > 1 and all(order == orders[0] for order in orders):
+        videos = [sorted({frame[0] for frame in clip.frames if frame is not None})[0] for clip in orders[0]]
+        raise Violation(
+            f"{len(orders)} epochs have their clips in the same order, though the configuration says shuffle: true",
+            call=len(epochs[0][0]),
+            expected="another order in each epoch",
+            got=f"videos {', '.join(map(str, videos))} in each, rank by rank",
+        )
 
 
 def _assert_epoch(case: Run, epoch: int, steps: Sequence[Sequence[Step]]) -> None:
@@ -137,8 +160,9 @@ def _assert_epoch(case: Run, epoch: int, steps: Sequence[Sequence[Step]]) -> Non
 def test_trainer_steps(case: Run, observe: Callable[[Run], list[Trained]], target: Target) -> None:
     """Each step trains in training mode, by its own loss's gradient alone, and moves every parameter that has one.
 
-    In evaluation mode, dropout is off and sam3's model takes another way. Where the gradients of the step before are
-    left, each step is one by all losses so far. A gradient that is lost on the way to the optimizer trains nothing:
+    In evaluation mode, dropout is off and sam3's model takes another way; only what is frozen may be left in it. Where
+    the gradients of the step before are left, each step is one by all losses so far, and where they are dropped, the
+    step was for nothing. A gradient that is lost on the way to the optimizer trains nothing:
     what is frozen on purpose has ``requires_grad`` off, or no learning rate. Where the configuration says so, the
     learning rate falls, and the norm of the gradients stays below the one that they are clipped to.
     """
@@ -148,6 +172,20 @@ def test_trainer_steps(case: Run, observe: Callable[[Run], list[Trained]], targe
             where: dict[str, Any] = {"rank": rank, "call": number}
             if not step.training:
                 raise Violation(f"step {number} trains the model in evaluation mode", got="training = False", **where)
+            if step.in_evaluation:
+                raise Violation(
+                    f"step {number} trains {_some(step.in_evaluation, 'modules')} in evaluation mode, though the model "
+                    "puts all that is trained into training mode",
+                    got=f"{step.in_evaluation[0]}.training = False",
+                    **where,
+                )
+            if step.lost:
+                raise Violation(
+                    f"nothing comes of step {number}: its gradient is gone before the next one, without an update",
+                    expected="a step of the optimizer, or a gradient that is kept for it",
+                    got="gradients that are None or zero, and no step",
+                    **where,
+                )
             if step.stale:
                 raise Violation(
                     f"step {number} adds its gradient to what is left of the step before, in {_some(step.stale)}",
@@ -182,8 +220,8 @@ def test_trainer_steps(case: Run, observe: Callable[[Run], list[Trained]], targe
             )
 
 
-def _some(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} parameters more"
+def _some(names: Sequence[str], what: str = "parameters") -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} {what} more"
 
 
 @trainer_check(_overfit, on_ranks(train_once), pictures=learning_pictures(LEARNED), shows=shows)
