@@ -34,12 +34,14 @@ def suppressed(
         raise ValueError("run_nms needs masks: build the model with enable_segmentation=True")
     logits = found["pred_logits"]
     kept_of = _kept_by_iom if use_iom else nms_masks
-    keep = torch.stack(
-        [
-            kept_of(pred_probs=scores, pred_masks=masks, prob_threshold=prob_threshold, iou_threshold=iou_threshold)
-            for scores, masks in zip(logits.squeeze(-1).sigmoid(), found["pred_masks"], strict=True)
-        ]
-    )
+    # Shared pixels are counted by a product of matrices, here and in SAM 3.1: autocast would round it to 8 bits.
+    with torch.autocast(logits.device.type, enabled=False):
+        keep = torch.stack(
+            [
+                kept_of(pred_probs=scores, pred_masks=masks, prob_threshold=prob_threshold, iou_threshold=iou_threshold)
+                for scores, masks in zip(logits.squeeze(-1).sigmoid(), found["pred_masks"], strict=True)
+            ]
+        )
     return torch.where(keep.unsqueeze(-1), logits, logits - REMOVED)
 
 

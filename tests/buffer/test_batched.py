@@ -16,7 +16,7 @@ from tests.judging import CHECKS, FEW, SEEDED, assert_as_stated, judge, seeded_f
 from verify.engine.check import HAZARD, PROCESSES, REQUIREMENT, THREADS
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
-from verify.engine.profile import Profile
+from verify.engine.profile import PROFILES, Profile
 from verify.engine.result import FAILED, NOT_APPLICABLE, PASSED, Result
 from verify.target.naming import Target
 
@@ -141,7 +141,7 @@ def test_a_defect_of_upstream_is_found(check: str, case: dict[str, Any], says: s
     [*like_upstream.DEFECTS, *like_upstream.HAZARDS],
 )
 def test_defects_of_upstream_are_found_in_few_frames(check: str, launchers: Launchers) -> None:
-    result = judge(f"{PACKAGE}:LikeUpstream", check, launchers)
+    result = judge(f"{PACKAGE}:LikeUpstream", check, launchers, profile=PROFILES["quick"])
     assert result.outcome == FAILED
     assert result.finding is not None
     assert result.finding.case["frames"] <= 12, result.finding.render()

@@ -33,12 +33,14 @@ def test_the_named_check_fails_for_the_stated_reason(bug, launchers: Launchers) 
     assert_as_stated(bug, seeded_finding(bug, launchers, THREADS))
 
 
-#: sam3 knows no limit of a scan to go on past, and no batches; and it asserts that NMS has thresholds.
+#: sam3 0.1.4 knows no limit of a scan to go on past, and no batches; it asserts that NMS has thresholds, and counts
+#: pixels as whole numbers.
 SAM3_IS_FREE_OF = {
     "test_resumed_scan",
     "test_rows_of_answers",
     "test_prompts_in_a_batch",
     "test_nms_without_thresholds",
+    "test_nms_under_autocast",
 }
 
 

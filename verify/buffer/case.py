@@ -290,7 +290,17 @@ def scans_at_thresholds(target: Target, world_sizes: WorldSizes) -> Scans:
     probabilities, overlaps = _AT_THRESHOLDS
     suppression = st.builds(Suppression, st.sampled_from(probabilities), st.sampled_from(overlaps))
     scans_with_suppression = scans_of(target, world_sizes, max_frames=12, suppression=suppression, gather=False)
-    return st.builds(replace, scans_with_suppression, at_thresholds=st.just(True))
+    at_thresholds = scans_with_suppression.map(lambda case: replace(case, at_thresholds=True))
+    return at_thresholds | at_thresholds.map(_by_pixels)
+
+
+def _by_pixels(case: Scan) -> Scan:
+    return replace(case, by_pixels=True, layout="contiguous")  # rows of such masks differ
+
+
+def scans_by_pixels(target: Target, world_sizes: WorldSizes) -> Scans:
+    """Scans at thresholds as their callers make them: under autocast, of masks larger than its numbers count."""
+    return scans_at_thresholds(target, world_sizes).map(lambda case: replace(_by_pixels(case), autocast=True))
 
 
 def plain_scans(target: Target, world_sizes: WorldSizes) -> Scans:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -20,6 +21,7 @@ from verify.buffer.memory import Watched, held_after, of_answer, watch_detector
 from verify.engine.finding import call_in_words
 from verify.engine.remembered import remembered
 from verify.target.naming import Target
+from verify.tensors.precision import computing_in
 from verify.video.call import call_buffer, frames_kept
 from verify.video.detector import DETECTIONS, is_batched
 from verify.video.real import as_called, clip_of, inputs_of_clip, real_detector
@@ -126,7 +128,8 @@ def scripted_scan(rank: int, world_size: int, target: Target, case: Scan) -> tup
     """One rank's part of a case with the scripted detector."""
     detected: list[Detected] = []
     model, inputs_of = scripted(rank, target, case, detected)
-    return _visit_all(target, model, case, inputs_of, detected, watch_detector(model, detected))
+    with computing_in(torch.bfloat16) if case.autocast else nullcontext():
+        return _visit_all(target, model, case, inputs_of, detected, watch_detector(model, detected))
 
 
 def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[Call, ...]:

@@ -23,6 +23,7 @@ from verify.buffer.case import (
     scans_asking_late,
     scans_at_thresholds,
     scans_by_default,
+    scans_by_pixels,
     short_scans_with_everything,
     visits_twice,
     why_no_nms,
@@ -87,7 +88,19 @@ def test_nms_at_thresholds(case: Scan, observe: Observe, target: Target) -> None
     """At the very threshold NMS does as sam3's: a probability has to exceed its own, an overlap has to exceed its own.
 
     A score of one half is no candidate under a threshold of one half, and an overlap of one half removes nothing under
-    one. In bfloat16, and between masks of few pixels, such values are common.
+    one. In bfloat16, and between masks of few pixels, such values are common. Of large masks, a pixel decides: numbers
+    of 16 bits do not count so far.
+    """
+    assert_nms_as_one_process(observe(case))
+
+
+@schedule_check(scans_by_pixels, why_not_provided=why_no_nms, kind=HAZARD)
+def test_nms_under_autocast(case: Scan, observe: Observe, target: Target) -> None:
+    """Under bfloat16 autocast, as sam3's predictors call, NMS counts the pixels of masks exactly.
+
+    A product of matrices counts the pixels that masks share, and autocast rounds it to 8 bits: by up to a 256th. Two
+    masks whose overlap is as near to the threshold as that are decided by the rounding, and otherwise than without
+    autocast.
     """
     assert_nms_as_one_process(observe(case))
 

@@ -84,6 +84,10 @@ class Scan:
     defaults: str | None = None
     #: Whether the scripted detector's scores and overlaps lie exactly at thresholds.
     at_thresholds: bool = False
+    #: Whether those overlaps are of large masks, and next to thresholds by a pixel.
+    by_pixels: bool = False
+    #: Whether the calls are made under bfloat16 autocast (scripted detector).
+    autocast: bool = False
     #: Memory layout of the scripted detector's outputs.
     layout: str = "contiguous"
     ranks_per_node: int | None = None

@@ -84,7 +84,7 @@ def _another_number(number: int) -> int:
 
 def script_of(case: Scan) -> Script:
     """What the scripted detector answers in a case."""
-    return Script(case.prompts, case.layout, case.tracker, case.seed, case.at_thresholds)
+    return Script(case.prompts, case.layout, case.tracker, case.seed, case.at_thresholds, case.by_pixels)
 
 
 def scripted(rank: int, target: Target, case: Scan, detected: list[Detected]) -> tuple[Any, InputsOf]:
