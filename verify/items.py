@@ -66,6 +66,7 @@ class GateOfItem:
             session.judged,
             session.journal,
             on_case=session.account.case if session.account else None,
+            changed=session.changed(subject),
         )
         result = replace(gate.judge(check, launcher), subject=subject.subject_name)
         self.item.user_properties.append((RESULT, result.as_json()))

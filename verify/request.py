@@ -15,7 +15,7 @@ from verify.engine.known import Known, KnownError, KnownFile, read
 from verify.engine.options import Options, UsageError
 from verify.groups import registered, select
 from verify.target import options as target_options
-from verify.target.fingerprint import has_code
+from verify.target.fingerprint import changed_code, has_code
 from verify.target.loading import load, locate
 from verify.target.naming import Target, TargetError
 from verify.target.subjects import chosen, speaks_of
@@ -54,6 +54,17 @@ def known_failures(target: Target, own: Sequence[Known]) -> tuple[Known, ...]:
                 entries.append(entry)
         listed |= {entry.check for entry in entries}
     return tuple(entries)
+
+
+def changed_failures(target: Target) -> tuple[Known, ...]:
+    """Upstream's failures that a target, or one subject of it, would inherit, had it not changed the methods named."""
+    changed = [
+        replace(entry, methods={name: entry.methods[name] for name in changed_code(target, entry.methods)})
+        for file in upstream_failures()
+        for entry in file.entries
+        if speaks_of(target, entry.subject)
+    ]
+    return tuple(entry for entry in changed if entry.methods)
 
 
 def _own(text: str | None, checks: Mapping[str, Check]) -> tuple[tuple[Known, ...], Path | None]:

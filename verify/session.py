@@ -56,6 +56,10 @@ class Session:
         """The failures of a subject that are known."""
         return request.known_failures(subject, self.options.known) if self.options.inherits else ()
 
+    def changed(self, subject: Target) -> tuple[Known, ...]:
+        """The failures of upstream that a subject does not inherit, as it has changed their code."""
+        return request.changed_failures(subject) if self.options.inherits else ()
+
 
 SESSION = pytest.StashKey[Session]()
 

@@ -30,6 +30,20 @@ def _judged(body: Any, launchers: Launchers, *known: Known) -> Result:
     return Gate(Target("sam3"), launchers, SEEDED, known).judge(check, THREADS)
 
 
+def test_a_defect_of_upstream_whose_code_was_changed_is_told_as_that(launchers: Launchers) -> None:
+    def body(case: Any, observe: Any, target: Any) -> None:
+        raise Violation("the flag does nothing", details="seen twice")
+
+    check = replace(CHECKS["test_coverage"], body=body)
+    entry = Known(check.name, "it is not read", match="does nothing", methods={"read:flag": "1"}, release="sam3 0.1.4")
+    others = replace(entry, check="test_residency"), replace(entry, match="else")
+    result = Gate(Target("sam3"), launchers, SEEDED, changed=(*others, entry)).judge(check, THREADS)
+    assert result.outcome == FAILED
+    assert result.finding is not None
+    said = "sam3 0.1.4 fails so, too: it is not read. It counts here, as flag is not upstream's any more."
+    assert result.finding.details == f"seen twice\n\n{said}"
+
+
 @pytest.mark.parametrize("first", [1, 4])
 def test_the_time_of_a_check_is_up_in_a_case(first: int, launchers: Launchers) -> None:
     calls = []

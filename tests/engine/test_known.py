@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sam3.model.sam3_image import Sam3ImageOnVideoMultiGPU
 
 from verify.engine.known import KnownError, read
 from verify.groups import registered
-from verify.request import known_failures, upstream_failures
+from verify.request import changed_failures, known_failures, upstream_failures
 from verify.target.fingerprint import fingerprint, has_code
 from verify.target.naming import Target
 from verify.video.scan import Scan
@@ -123,6 +125,18 @@ def test_who_has_changed_the_code_inherits_nothing() -> None:
     assert known_failures(Target("fixtures.forks.buffer:SteppedBuffer"), ()) == ()
     assert not has_code(Target("sam3"), {"forward_video_grounding_multigpu": "0"})
     assert not has_code(Target("sam3"), {"no_such_method": "0"})
+
+
+class BuildsOtherwise(Sam3ImageOnVideoMultiGPU):
+    def _build_multigpu_buffer_next_chunk(self, *args: Any, **kwargs: Any) -> Any:
+        return super()._build_multigpu_buffer_next_chunk(*args, **kwargs)
+
+
+def test_who_has_changed_part_of_the_code_is_told_which() -> None:
+    changed = changed_failures(Target(f"{__name__}:BuildsOtherwise"))
+    (entry,) = (entry for entry in changed if entry.check == "test_features_on_request")
+    assert list(entry.methods) == ["_build_multigpu_buffer_next_chunk"]
+    assert changed_failures(Target("sam3")) == ()
 
 
 def test_an_entry_of_its_own_goes_before_what_a_target_inherits(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -69,6 +69,8 @@ class Gate:
     journal: Journal = field(default_factory=Journal)
     #: Told of each case that is run.
     on_case: Callable[[], None] | None = None
+    #: Upstream's failures whose code the target has changed: by their methods, those that are others.
+    changed: tuple[Known, ...] = ()
 
     def world_sizes(self, launcher: str) -> tuple[int, ...]:
         if launcher == THREADS:
@@ -212,7 +214,8 @@ class Gate:
             if outcome in (PASSED, XFAILED, INHERITED) and not any(not entry.condition for entry in entries):
                 violation = trial.first_violation(lambda case: not _covered(entries, launcher, case))
                 if violation is not None:
-                    outcome, reason, expected = FAILED, "", trial.finding(violation)
+                    outcome, reason = FAILED, ""
+                    expected = self._beside_upstreams(trial.finding(violation))
         except NotCovered as error:
             outcome, reason = SKIPPED, str(error)
         if trial.compared == 0 and outcome == PASSED:
@@ -230,6 +233,19 @@ class Gate:
             applicable=trial.drawn > 0 or outcome != SKIPPED,
             pictures=trial.pictures(expected is not None) if expected or outcome == PASSED else (),
         )
+
+    def _beside_upstreams(self, finding: Finding) -> Finding:
+        """A finding that says where upstream fails so, too, by code that the target has changed."""
+        for entry in self.changed:
+            if entry.check == finding.check and entry.explains(finding.render()):
+                text = f"{entry.release} fails so, too: {entry.reason}. It counts here, as {_listed(entry.methods)} "
+                text += f"{'is' if len(entry.methods) == 1 else 'are'} not upstream's any more."
+                return replace(finding, details="\n\n".join(part for part in (finding.details, text) if part))
+        return finding
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(name.rpartition(":")[2] for name in names)
 
 
 def _covered(entries: Sequence[Known], launcher: str, case: Case) -> bool:

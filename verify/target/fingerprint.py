@@ -124,6 +124,12 @@ def has_code(target: Target, methods: Mapping[str, str]) -> bool:
     return all(_fingerprint_of(target, name) == value for name, value in methods.items())
 
 
+def changed_code(target: Target, methods: Mapping[str, str]) -> tuple[str, ...]:
+    """Which of the named methods have another fingerprint; none where all have, as in code that is not upstream's."""
+    changed = tuple(name for name, value in methods.items() if _fingerprint_of(target, name) != value)
+    return changed if len(changed) < len(methods) else ()
+
+
 def _print_fingerprints(spec: str, names: tuple[str, ...]) -> None:
     for target in chosen(Target(spec), None):
         title = target.subject_name.partition(":")[0] or str(getattr(load(target).detector, "__name__", "builder"))
