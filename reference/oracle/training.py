@@ -6,7 +6,7 @@ Shares no code with any loop over frames: each frame is cut out of the batch, ma
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,6 +82,11 @@ def _detached(value: Any) -> Any:
     return value
 
 
+def core_loss(value: Any) -> torch.Tensor:
+    """What is differentiated of what a loss gives: its part of that name, or all of it where it has no parts."""
+    return value[CORE_LOSS] if isinstance(value, Mapping) else value
+
+
 def frame_by_frame(model: nn.Module, batch: BatchedDatapoint, loss: Loss | None = None) -> FrameByFrame:
     """Run sam3's one-frame forward on each frame of a batch of clips by itself.
 
@@ -99,7 +104,7 @@ def frame_by_frame(model: nn.Module, batch: BatchedDatapoint, loss: Loss | None 
         with torch.set_grad_enabled(loss is not None):
             stages = plain.forward(alone)
             if loss is not None:
-                value = loss(stages, [plain.back_convert(alone.find_targets[0])])[CORE_LOSS]
+                value = core_loss(loss(stages, [plain.back_convert(alone.find_targets[0])]))
                 found = torch.autograd.grad(value, list(trained.values()), allow_unused=True)
                 losses.append(value.detach())
                 for name, gradient in zip(trained, found, strict=True):

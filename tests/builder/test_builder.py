@@ -64,6 +64,11 @@ def test_variant_passes(variant: Seeded, launchers: Launchers) -> None:
     assert sum(result.outcome == PASSED for result in results) >= 5
 
 
+def test_a_wrapper_that_hands_calls_of_the_buffer_on_is_judged_by_what_is_inside(launchers: Launchers) -> None:
+    result = judge(Target("sam3", builder="fixtures.forks.builder:hands_on"), "test_coverage", launchers)
+    assert result.outcome == PASSED, result
+
+
 def test_posted_fails_where_it_is_known_to(launchers: Launchers) -> None:
     for check in CHECKS:
         result = judge(Target("posted"), check, launchers)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fixtures.ranks import progress
-from reference.oracle.training import CORE_LOSS, one_frame, one_frame_model
+from reference.oracle.training import core_loss, one_frame, one_frame_model
 from verify.clips.case import Training
 from verify.engine.finding import Violation
 from verify.engine.place import Place, place_at
@@ -81,7 +81,7 @@ def model_of(target: Target, case: Training, dropout: bool = False) -> nn.Module
 
 def loss_of_target(target: Target, case: Training) -> Any:
     """The loss that the target is trained with, on masks where the case has them."""
-    return load(target).loss(masks=case.mask_loss)
+    return load(target).make_loss(masks=case.mask_loss)
 
 
 def _frame_of(error: BaseException, batch: Any) -> int | None:
@@ -148,7 +148,7 @@ def loss_value(loss: Any, stages: Any, model: Any, batch: Any) -> torch.Tensor:
         raise failed("the loss cannot be computed from what the forward returns", error, batch) from error
     finally:
         progress()
-    return value[CORE_LOSS] if isinstance(value, Mapping) else value
+    return core_loss(value)
 
 
 def gathered(model: nn.Module, batch: Any, before_loss: Callable[[Any, dict, Any], None] | None = None) -> Any:

@@ -13,7 +13,7 @@ from fixtures.ranks import progress
 from fixtures.toy.build import build_toy
 from fixtures.toy.device import gpus_here
 from fixtures.toy.weights import perturb_weights
-from reference.oracle.training import CORE_LOSS
+from reference.oracle.training import core_loss
 from verify.clips.batch import on_device_of
 from verify.target.loading import load
 from verify.target.naming import Target
@@ -35,9 +35,9 @@ def criterion_of(target: Target, masks: bool) -> Any:
 
     sam3's configuration has the two together: an output without loss is what another pairing is for.
     """
-    make = load(target).loss
-    semantic = {"semantic": masks} if "semantic" in inspect.signature(make).parameters else {}
-    return make(masks=masks, **semantic)
+    loaded = load(target)
+    semantic = {"semantic": masks} if "semantic" in inspect.signature(loaded.loss).parameters else {}
+    return loaded.make_loss(masks=masks, **semantic)
 
 
 def training_step(
@@ -62,7 +62,7 @@ def training_step(
         with computing_in(precision):
             outputs = wrapped(batch) if call is None else call(wrapped, batch)
             progress()
-            loss = criterion(outputs, [model.back_convert(found) for found in batch.find_targets])[CORE_LOSS]
+            loss = core_loss(criterion(outputs, [model.back_convert(found) for found in batch.find_targets]))
         loss.backward()
     progress()
     return float(loss.detach())

@@ -68,6 +68,13 @@ def _caller() -> FrameType | None:
     return frame
 
 
+def _is_intended(frame: FrameType, last_dimension: int) -> bool:
+    """Whether a function is one of the intended, or a method of that name of a class made of its class."""
+    name, owner = frame.f_code.co_name, frame.f_locals.get("self")
+    names = {f"{base.__name__}.{name}" for base in type(owner).__mro__}
+    return any((qualified, last_dimension) in INTENDED for qualified in names)
+
+
 class _Holding(TorchFunctionMode):
     def __init__(self, held: Held, recorded: bool) -> None:
         super().__init__()
@@ -98,7 +105,7 @@ class _Holding(TorchFunctionMode):
         if self.in_loss:
             return self.hold(value)
         frame = _caller()
-        if frame is not None and value.ndim and (frame.f_code.co_qualname, value.shape[-1]) in INTENDED:
+        if frame is not None and value.ndim and _is_intended(frame, value.shape[-1]):
             return self.hold(value)
         if frame is not None and value.requires_grad and not self.recorded:
             self.held.stops.add(Stop(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname))

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from fixtures.search_path import pin
-from fixtures.toy.build import assemble, assemble_like
+from fixtures.toy.build import accepted, assemble, assemble_like
 from verify.target.naming import BUILDER, DETECTOR, LOSS, OURS, SYMBOL, Target, TargetError, is_path
 
 
@@ -44,6 +44,10 @@ class Loaded:
     def loss(self) -> Callable[..., Any]:
         """Makes the loss that the target is trained with. Imported when asked for: sam3's losses are slow to import."""
         return _callable(self.loss_spec, "--loss")
+
+    def make_loss(self, **asked: Any) -> Any:
+        """Make that loss as it is ``asked`` for, ``masks`` among it: as far as its maker leaves the choice."""
+        return self.loss(**accepted(self.loss, asked))
 
     @property
     def train_step(self) -> Callable[..., Any] | None:

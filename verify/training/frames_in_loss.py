@@ -73,7 +73,7 @@ class FramesInLoss:
 
 def place_of_loss(target: Target) -> Place | None:
     """Where the code of the loss lies."""
-    loss = load(target).loss(masks=False)
+    loss = load(target).make_loss(masks=False)
     return place_of_method(type(loss), "forward") if isinstance(loss, nn.Module) else place_of(loss)
 
 
