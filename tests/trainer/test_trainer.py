@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from fixtures.forks.data.configured import Fork, write_configuration
 from fixtures.forks.trainer import BUGS
 from tests.judging import assert_caught
 from verify.engine.check import PROCESSES
+from verify.engine.finding import Violation
 from verify.engine.judge import Gate
 from verify.engine.launchers import Launchers
 from verify.engine.profile import PROFILES
@@ -19,6 +22,7 @@ from verify.engine.result import NOT_PROVIDED, PASSED, SKIPPED, Result
 from verify.groups import registered
 from verify.target.naming import Target
 from verify.trainer.case import Run, run_from_json
+from verify.trainer.observation import _run
 
 pytest_plugins = ["tests.judging"]
 pytestmark = pytest.mark.xdist_group("trainer processes")
@@ -57,12 +61,39 @@ def test_the_corrected_recipe_learns_and_is_stopped_when_it_has(launchers: Launc
         ("WarmsUp", ["test_trainer_steps"]),
         ("FreezesTheBackbone", ["test_trainer_steps"]),
         ("AccumulatesGradients", ["test_trainer_steps"]),
+        ("LooksForSharpness", ["test_trainer_runs", "test_trainer_steps"]),
+        ("HoldsTheLoss", QUICK),
+        ("StepsRelatively", ["test_trainer_steps"]),
+        ("EachVideoTwice", ["test_trainer_runs", "test_ranks_agree"]),
     ],
 )
 def test_variant_passes(name: str, checks: list[str], launchers: Launchers, tmp_path: Path) -> None:
     target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", CONFORMING[name])))
     results = [judge(target, check, launchers) for check in checks]
     assert [result for result in results if result.outcome != PASSED] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "reason"),
+    [
+        ("collate_two", "test_trainer_runs", "the configuration accumulates gradients over lists of batches"),
+        ("HoldsTheLoss", "test_trainer_learns", "what the model gives in the Trainer is not what its loss takes"),
+        ("LooksForSharpness", "test_ranks_agree", "a step makes several passes over its clips"),
+    ],
+)
+def test_what_cannot_be_seen_is_no_failure(
+    name: str, check: str, reason: str, launchers: Launchers, tmp_path: Path
+) -> None:
+    target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", CONFORMING[name])))
+    result = judge(target, check, launchers)
+    assert result.outcome == SKIPPED, result
+    assert result.reason.startswith(reason)
+
+
+def test_what_fails_in_watching_is_the_gates() -> None:
+    nothing_to_watch: Any = SimpleNamespace(configuration=lambda output, ranks: None)
+    with pytest.raises(Violation, match="a defect of the gate, in watching the Trainer: AttributeError"):
+        _run(nothing_to_watch, "run", 1)
 
 
 def test_how_far_adapters_get_is_not_known(launchers: Launchers) -> None:

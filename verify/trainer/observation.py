@@ -11,6 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+import fixtures.trainer
 from fixtures.ranks import Ranks
 from fixtures.synthetic.videos import (
     IMAGE_ANNOTATIONS,
@@ -20,7 +21,7 @@ from fixtures.synthetic.videos import (
     video_annotations,
     write,
 )
-from fixtures.trainer import Step, Trained, at_toy_width, only_rank, run_trainer
+from fixtures.trainer import NotKnown, Step, Trained, at_toy_width, only_rank, run_trainer
 from verify.configuration.configured import configuration_of
 from verify.configuration.reading import captured_text, layout_of, masks_read, one_line_reason, source_of
 from verify.engine.check import Observation
@@ -29,6 +30,8 @@ from verify.target.loading import load
 from verify.target.naming import Target
 from verify.trainer.case import Run
 
+#: Where what runs and watches a Trainer lies.
+_OURS = Path(fixtures.trainer.__file__).parent
 #: By how much the boxes' L1 has to fall.
 LEARNED = 2.0
 
@@ -115,6 +118,8 @@ class Agreement:
     alone: tuple[Step, ...]
     #: How far the first step's gradients lie apart, as vectors of norm 1; None where they are of other parameters.
     apart: float | None
+    #: The length of the dataset, where that is told.
+    datapoints: int | None
 
 
 def train_alone(rank: int, world_size: int, folder: str, target: Target, case: Run) -> Agreement:
@@ -128,28 +133,48 @@ def train_alone(rank: int, world_size: int, folder: str, target: Target, case: R
     comparable = got is not None and expected is not None and got.shape == expected.shape
     apart = float((got - expected).norm()) if comparable else None  # type: ignore[operator]
     without = [tuple(replace(step, gradient=None) for step in run.steps) for run in (together, alone)]
-    return Agreement(without[0], without[1], apart)
+    return Agreement(without[0], without[1], apart, together.datapoints)
 
 
 def _run(work: _Work, output: str, ranks: int, **options: Any) -> Trained:
     try:
         with captured_text() as written:
             return run_trainer(work.configuration(output, ranks), **options)
+    except NotKnown:
+        raise
     except Exception as error:
         details = "".join(traceback.format_exception(error, limit=-4, chain=False))
         text = one_line_reason(error, written.getvalue())
-        message = f"the Trainer does not train with clips from {source_of(work.target, work.case.frames)}: {text}"
-        raise Violation(message, details=details) from error
+        if Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent == _OURS:
+            said = "the gate itself failed, which is a defect of the gate, in watching the Trainer"
+        else:
+            said = f"the Trainer does not train with clips from {source_of(work.target, work.case.frames)}"
+        raise Violation(f"{said}: {text}", details=details) from error
+
+
+def _or_not_known(rank: int, world_size: int, function: Any, *arguments: Any) -> Any:
+    """What a function gives in a rank, or why it is not known: that reaches the gate as a value, and is no failure."""
+    try:
+        return function(rank, world_size, *arguments)
+    except NotKnown as reason:
+        return NotCovered(str(reason))
 
 
 def on_ranks(function: Any) -> Observation:
-    """Make an observation of a function that all ranks run, in a folder that they share."""
+    """Make an observation of a function that all ranks run, in a folder that they share.
+
+    It raises ``NotCovered`` where the function cannot tell what the Trainer does.
+    """
 
     def observe(ranks: Ranks, target: Target, case: Run) -> Any:
         if os.environ.get("LOCAL_WORLD_SIZE", "") != os.environ.get("WORLD_SIZE", ""):
             raise NotCovered("the ranks are on several machines, which share no folder for checkpoints")
         with tempfile.TemporaryDirectory(prefix="training-") as folder:
             # Results are exchanged when all ranks are done, so the folder outlives the last use of it.
-            return [result.value for result in ranks.run(function, case.world_size, folder, target, case)]
+            results = ranks.run(_or_not_known, case.world_size, function, folder, target, case)
+        for result in results:
+            if isinstance(result.value, NotCovered):
+                raise result.value
+        return [result.value for result in results]
 
     return observe
