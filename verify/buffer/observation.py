@@ -137,7 +137,7 @@ def real_scan(rank: int, world_size: int, target: Target, case: Scan) -> tuple[C
     with as_called(target):
         model = real_detector(target, case)
         progress()
-        inputs = inputs_of_clip(model, clip_of(case))
+        inputs = inputs_of_clip(model, clip_of(case), case.listed)
         return _visit_all(target, model, case, lambda visit: inputs(), [], Watched())
 
 

@@ -36,9 +36,14 @@ def rounding_of_batches(target: Target, case: Scan, alone: Frames) -> dict[str, 
     Args:
         alone: each frame's tensors, detected alone (``single_process``), without NMS.
     """
+    return rounding_of(target, alone, _perturbed_runs(target, case))
+
+
+def rounding_of(target: Target, alone: Frames, runs: Sequence[Frames]) -> dict[str, float]:
+    """Give for each tensor how far sums in another order may carry it: by perturbed runs, 0 where there are none."""
     allowed = dict.fromkeys(alone[0], 0.0)
     step = torch.finfo(precision_of(target)).eps
-    for run in _perturbed_runs(target, case):
+    for run in runs:
         for right, moved in zip(alone, run, strict=True):
             for name, values in right.items():
                 least = step * float(values.abs().max())

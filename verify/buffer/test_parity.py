@@ -7,14 +7,18 @@ from functools import lru_cache, partial
 
 import torch
 from hypothesis import strategies as st
+from torchvision.ops import box_convert
 
 from reference.oracle.detection import SUPPRESSED, Suppression
 from verify.buffer.agreement import assert_features, assert_near, assert_position_encoding
 from verify.buffer.case import scans_of
-from verify.buffer.observation import Observe, observe_real
-from verify.buffer.rounding import rounding_of_batches, unsettled_frames
+from verify.buffer.observation import Call, Observe, RankSeen, observe_real
+from verify.buffer.rounding import rounding_of, rounding_of_batches, unsettled_frames
 from verify.engine.check import PROCESSES, check
+from verify.engine.finding import Violation
 from verify.target.naming import Target
+from verify.tensors.describe import describe_difference, describe_tensor
+from verify.tensors.tolerance import distance
 from verify.video.detector import (
     DETECTIONS,
     buffer_options,
@@ -25,8 +29,9 @@ from verify.video.detector import (
     why_no_argument_for_nms,
     why_no_buffer,
 )
-from verify.video.real import has_tracker_neck, makes_masks, single_process
+from verify.video.real import has_tracker_neck, makes_masks, single_process, single_process_of_texts
 from verify.video.scan import Scan, scan_from_json
+from verify.video.scripting import answers_by_itself
 
 parity_check = partial(
     check,
@@ -41,6 +46,8 @@ parity_check = partial(
 
 #: A few chunks and a tail at every world size; a frame of the toy takes about 20 ms.
 MAX_FRAMES = 9
+#: How far corners may lie from those of centres and sizes, all from 0 to 1, in rounding steps.
+CORNERS_NEAR = 4
 
 
 def _real(
@@ -49,7 +56,7 @@ def _real(
     scans = scans_of(
         target,
         world_sizes,
-        min_frames=2,
+        min_frames=5 if is_batched(target) else 2,  # in bfloat16, a batch of few frames may hide a wrong order
         max_frames=MAX_FRAMES,
         suppression=suppression,
         layouts=("contiguous",),
@@ -69,6 +76,12 @@ def _real(
 
 def _plain(target: Target, world_sizes: st.SearchStrategy[int]) -> st.SearchStrategy[Scan]:
     return _real(target, world_sizes, st.none())
+
+
+def _perhaps_listed(target: Target, world_sizes: st.SearchStrategy[int]) -> st.SearchStrategy[Scan]:
+    """Few cases are drawn, the simplest first: one with images in a list, where the target takes them so."""
+    in_list = st.sampled_from((True, False)) if answers_by_itself(target, listed=True) else st.just(False)
+    return st.builds(lambda case, listed: replace(case, listed=listed), _plain(target, world_sizes), in_list)
 
 
 #: Thresholds between which the scores of most toys lie: 0.6 to 0.8.
@@ -105,13 +118,14 @@ def _with_nms(target: Target, world_sizes: st.SearchStrategy[int]) -> st.SearchS
     return _real(target, world_sizes, thresholds)
 
 
-@parity_check(_plain)
+@parity_check(_perhaps_listed)
 def test_parity_detections(case: Scan, observe: Observe, target: Target) -> None:
     """Several ranks find in every frame what one process finds in it alone, bit for bit; batches up to rounding.
 
-    Forward and in reverse, with tails, several texts and box prompts. Any difference is a frame, a prompt or a
-    number that went astray between the detector and its caller. How far rounding carries a batch is measured, by moving
-    the images of single frames by one rounding step.
+    Forward and in reverse, with tails, several texts and box prompts, and with images in one tensor or in a list, as
+    sam3's loaders of videos hand them over. The corners of boxes are those of their centres and sizes. Any difference
+    is a frame, a prompt or a number that went astray between the detector and its caller. How far rounding carries a
+    batch is measured, by moving the images of single frames by one rounding step.
     """
     alone = single_process(target, case)
     allowed = rounding_of_batches(target, case, alone)
@@ -122,6 +136,53 @@ def test_parity_detections(case: Scan, observe: Observe, target: Target) -> None
                     continue  # a detector without masks
                 message = f"frame {call.visit.frame}'s {tensor} is not what a single process computes"
                 assert_near(tensor, right, call.answer.get(tensor), allowed[tensor], message, rank, call)
+            _assert_corners(rank, call)
+
+
+def _assert_corners(rank: RankSeen, call: Call) -> None:
+    boxes, corners = (call.answer.get(name) for name in ("pred_boxes", "pred_boxes_xyxy"))
+    if isinstance(boxes, torch.Tensor) and isinstance(corners, torch.Tensor):
+        near = CORNERS_NEAR * torch.finfo(boxes.dtype).eps
+        message = f"frame {call.visit.frame}'s pred_boxes_xyxy are not the corners of its pred_boxes"
+        expected = box_convert(boxes.float(), "cxcywh", "xyxy").to(corners)
+        assert_near("pred_boxes_xyxy", expected, corners, near, message, rank, call)
+
+
+def _of_texts(target: Target, world_sizes: st.SearchStrategy[int]) -> st.SearchStrategy[Scan]:
+    return st.builds(
+        Scan,
+        frames=st.just(2),
+        world_size=st.just(1),
+        batch=st.just(int(is_batched(target))),
+        prompts=st.sampled_from((2, 3)),
+        boxes=st.integers(0, 1),
+        gather=st.just(False),
+        seed=st.integers(0, 255),
+    )
+
+
+@parity_check(_of_texts, every_size=False)
+def test_order_of_texts(case: Scan, observe: Observe, target: Target) -> None:
+    """What is found for a text does not hang on its place in the list of texts.
+
+    In a single process, with texts of different lengths: whatever belongs to a text, its features and which of them
+    fill up, is looked up by its number. An error in that is the same on one rank and on several.
+    """
+    plain = single_process_of_texts(target, case)
+    turned = single_process_of_texts(target, case, turned=True)
+    allowed = rounding_of(target, plain, [single_process_of_texts(target, case, perturbation=run) for run in (1, 2, 3)])
+    for frame, (right, got) in enumerate(zip(plain, turned, strict=True)):
+        for tensor in DETECTIONS:
+            if tensor in right and not distance(right[tensor], got[tensor]) <= allowed[tensor]:
+                raise Violation(
+                    f"frame {frame}'s {tensor} is another where the list of texts is in another order",
+                    rank=0,
+                    call=frame,
+                    frame=frame,
+                    tensor=tensor,
+                    expected=f"{describe_tensor(right[tensor])}, within {allowed[tensor]:.3g}",
+                    got=f"{describe_tensor(got[tensor])}; {describe_difference(right[tensor], got[tensor])}",
+                )
 
 
 def _why_no_nms(target: Target) -> str | None:

@@ -74,12 +74,17 @@ def prompt_of(stage: Any) -> Any:
     )
 
 
-def inputs_of_clip(model: Any, clip: Any) -> Callable[[], dict[str, Any]]:
-    """What a caller hands over with each call on a clip: images in a dictionary made anew, stages, a prompt."""
+def inputs_of_clip(model: Any, clip: Any, listed: bool = False) -> Callable[[], dict[str, Any]]:
+    """What a caller hands over with each call on a clip: images in a dictionary made anew, stages, a prompt.
+
+    Args:
+        listed: whether the images are in a list, as sam3's forward takes them of a loader, and not in one tensor.
+    """
     text, prompt = detection.encode_text(model, clip), prompt_of(clip.find_inputs[0])
+    images = list(clip.img_batch) if listed else clip.img_batch
 
     def inputs() -> dict[str, Any]:
-        backbone_out = {"img_batch_all_stages": clip.img_batch, **text}
+        backbone_out = {"img_batch_all_stages": images, **text}
         return {"backbone_out": backbone_out, "find_inputs": clip.find_inputs, "geometric_prompt": prompt}
 
     return inputs
@@ -99,14 +104,39 @@ def single_process(target: Target, case: Scan, perturbation: int = 0) -> list[di
 def _detected_alone(
     rank: int, world_size: int, target: Target, case: Scan, perturbation: int
 ) -> list[dict[str, torch.Tensor]]:
+    return _detected(target, case, clip_of(case), perturbation)
+
+
+def _detected(target: Target, case: Scan, clip: Any, perturbation: int) -> list[dict[str, torch.Tensor]]:
     with as_called(target), environment_of_rank(0, 1):
         model = real_detector(target, case)
-        clip = clip_of(case)
         if perturbation:
             clip.img_batch = perturbed(clip.img_batch, perturbation, precision_of(target))
         stages = clip.find_inputs
         prompts = [prompt_of(stage if is_batched(target) else stages[0]) for stage in stages]
         return detection.detect_clip(model, clip, lambda frame: prompts[frame], case.suppression)
+
+
+#: Texts of different lengths, of which a case has the first.
+TEXTS = ("thing", "a thing that lies beside another of the same kind", "two small animals")
+
+
+def single_process_of_texts(
+    target: Target, case: Scan, turned: bool = False, perturbation: int = 0
+) -> list[dict[str, torch.Tensor]]:
+    """As ``single_process``, for ``TEXTS``; ``turned``: with their list in reverse, and their numbers with it."""
+    found: list[dict[str, torch.Tensor]] = in_single_process(_detected_by_texts, target, case, turned, perturbation)
+    return found
+
+
+def _detected_by_texts(
+    rank: int, world_size: int, target: Target, case: Scan, turned: bool, perturbation: int
+) -> list[dict[str, torch.Tensor]]:
+    clip, texts = clip_of(case), list(TEXTS[: case.prompts])
+    clip.find_text_batch = texts[::-1] if turned else texts
+    for stage in clip.find_inputs:
+        stage.text_ids = len(texts) - 1 - stage.text_ids if turned else stage.text_ids
+    return _detected(target, case, clip, perturbation)
 
 
 @lru_cache(maxsize=8)

@@ -93,6 +93,8 @@ class Scan:
     ranks_per_node: int | None = None
     #: Box prompts a frame (real detector).
     boxes: int = 0
+    #: Whether the caller has the images in a list, as loaders of videos do (real detector).
+    listed: bool = False
     seed: int = 0
 
     def calls(self) -> tuple[Visit, ...]:

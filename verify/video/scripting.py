@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -125,16 +126,21 @@ def only_frame(target: Target) -> Scan:
     return Scan(frames=1, world_size=1, gather=False, batch=int(is_batched(target)))
 
 
-def _answers_by_itself(target: Target) -> bool:
-    """Whether the target's buffer answers for the only frame of a clip with the target's own detector."""
+@lru_cache(maxsize=8)
+def answers_by_itself(target: Target, listed: bool = False) -> bool:
+    """Whether the target's buffer answers for the only frame of a clip with the target's own detector.
+
+    Args:
+        listed: whether it is given the images in a list.
+    """
     from verify.video import real  # which asks here whether a stand-in can be used
 
-    case = only_frame(target)
+    case = replace(only_frame(target), listed=listed)
 
     def visit_one_frame(rank: int, world_size: int) -> None:
         with real.as_called(target):
             model = real.real_detector(target, case)
-            inputs = real.inputs_of_clip(model, real.clip_of(case))
+            inputs = real.inputs_of_clip(model, real.clip_of(case), listed)
             call_buffer(target, model, case, Visit(0), inputs(), {})
 
     ranks = Threads()
@@ -169,7 +175,7 @@ def first_answer(target: Target) -> Mapping[str, Any] | str:
     try:
         answer = ranks.run(visit_one_frame, 1)[0].value
     except RanksFailed as failure:
-        if not calls and _answers_by_itself(target):
+        if not calls and answers_by_itself(target):
             return f"with a stand-in the buffer fails before it calls self.forward_grounding: {failure.reason}"
         return {}
     finally:
