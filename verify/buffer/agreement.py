@@ -317,7 +317,7 @@ def resident_frames(rank: RankSeen, call: Call, case: Scan) -> frozenset[int]:
         raise NotCovered(f"boxes tell {FRAMES_TOLD} frames apart, and the clip has more: what is held is not known")
     if case.batch:
         raise NotCovered("the batched buffer keeps its chunks where no boxes are found, so what it holds is not known")
-    raise NotCovered("the buffer holds no frame under its number, so what it keeps is not known")
+    raise NotCovered("the buffer holds no detections under the number of their frame, so what it keeps is not known")
 
 
 def violation_by_collective(collective: Collective, rank: int, message: str, expected: str, got: str) -> Violation:

@@ -56,7 +56,7 @@ def _as_configured(target: Target, world_sizes: WorldSizes) -> Cases:
 
 def _two_epochs(target: Target, world_sizes: WorldSizes) -> Cases:
     # Of eight clips, one order in 40,320 comes twice by chance.
-    return _as_configured(target, world_sizes).map(lambda case: replace(case, videos=max(8, case.videos)))
+    return _as_configured(target, world_sizes).map(lambda case: replace(case, videos=max(8, case.videos), frames=3))
 
 
 def _overfit(target: Target, world_sizes: WorldSizes) -> Cases:

@@ -139,14 +139,12 @@ def _is_number(key: Any) -> bool:
 
 
 def _is_of_a_frame(entry: Any) -> bool:
-    """Whether an entry holds detections, and not again entries by their numbers."""
+    """Whether an entry holds detections, and not again entries by their numbers; a tuple's need not go by names."""
+    contents = _contents(entry, "", set())
     if isinstance(entry, Mapping):
-        return "pred_boxes" in entry or (not any(map(_is_number, entry)) and _holds_boxes(entry))
-    return _holds_boxes(entry)
-
-
-def _holds_boxes(entry: Any) -> bool:
-    return any(name == "pred_boxes" for name, _ in _contents(entry, "", set()))
+        named = not any(map(_is_number, entry)) and any(name == "pred_boxes" for name, _ in contents)
+        return "pred_boxes" in entry or named
+    return any(isinstance(value, torch.Tensor) for _, value in contents)
 
 
 def frames_kept(target: Target, kept: Mapping[Any, Any], of: int) -> frozenset[int] | None:
