@@ -76,9 +76,9 @@ def _own(text: str | None, checks: Mapping[str, Check]) -> tuple[tuple[Known, ..
 
 def _assert_data_path(target: Target) -> None:
     # Imports sam3, which may be a checkout's, and its trainer.
-    from verify.configuration.reading import why_no_data_path
+    from verify.configuration.reading import why_not_readable
 
-    if reason := why_no_data_path(target):
+    if reason := why_not_readable(target):
         raise ValueError(reason)
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from fixtures.forks.data import BUGS, CONFORMING
-from fixtures.forks.data.configured import COLLATE, LOADER, LOADING, TRANSFORMS, Fork, write_configuration
+from fixtures.forks.data.configured import COLLATE, DATASET, LOADER, LOADING, TRANSFORMS, Fork, write_configuration
+from fixtures.forks.data.transforms import BENT
 from tests.judging import assert_caught
+from verify.configuration.reading import why_not_readable
 from verify.data.case import Loading, loading_from_json
 from verify.engine.check import THREADS
 from verify.engine.judge import Gate
@@ -108,10 +110,28 @@ def test_what_cannot_be_told_is_not_judged(
     assert says in result.reason
 
 
+def test_frames_that_are_bent_are_not_compared(launchers: Launchers, tmp_path: Path) -> None:
+    target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", BENT)))
+    case = Loading(stages=6, objects=4, own_transforms=True)
+    result = Gate(target, launchers, FEW, case=case).judge(registered()["test_frames_alike"], THREADS)
+    assert result.outcome == SKIPPED, result
+    assert "the transforms do more to a frame than to resize, crop, pad, flip, turn and shear it" in result.reason
+
+
 def test_what_comes_without_a_configuration_is_not_provided(launchers: Launchers) -> None:
     result = judge(Target("sam3"), "test_own_objects", launchers)
     assert result.outcome == NOT_PROVIDED
     assert "name it with --config FILE.yaml" in result.reason
+
+
+def test_a_dataset_that_is_asked_otherwise_is_not_provided(launchers: Launchers, tmp_path: Path) -> None:
+    fork = Fork({DATASET: "fixtures.forks.data.datasets.OwnNames"})
+    target = Target("reference", config=str(write_configuration(tmp_path / "fork.yaml", fork)))
+    assert why_not_readable(target) is None
+    for check in CHECKS:
+        result = judge(target, check, launchers)
+        assert result.outcome == NOT_PROVIDED, result
+        assert "OwnNames does not take num_stages_sample, stage_stride" in result.reason
 
 
 def test_a_loader_of_another_layout_is_not_judged(launchers: Launchers) -> None:

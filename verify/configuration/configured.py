@@ -94,6 +94,12 @@ def takes(name: str, option: str) -> bool:
     return any(option in parameters for parameters in found) or _takes_others(found[-1])
 
 
+def taken_by(target: Target, **options: Any) -> dict[str, Any]:
+    """Those of some options that the target's dataset of clips can be given."""
+    name = configuration_of(target).trainer.data.train.dataset["_target_"]
+    return {option: value for option, value in options.items() if takes(name, option)}
+
+
 def _takes_others(parameters: Mapping[str, Parameter]) -> bool:
     return any(parameter.kind is Parameter.VAR_KEYWORD for parameter in parameters.values())
 

@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from fixtures.synthetic.videos import BOTH, MASKS, SIZE, VIDEO_ANNOTATIONS, VideoSpec
 from fixtures.trainer import plain_transforms, train_on
 from reference.configuration import ConfigurationError
-from verify.configuration.configured import configuration_of
+from verify.configuration.configured import configuration_of, taken_by
 from verify.configuration.videos import LAYOUTS, SAMPLE, videos_of
 from verify.target.naming import Target
 
@@ -24,10 +24,36 @@ from verify.target.naming import Target
 _IMAGE_LOADER = "COCO_FROM_JSON"
 
 
+#: The options of a dataset of clips, as sam3's has them, by which every case asks for clips.
+_ASKED_BY = (
+    "img_folder",
+    "ann_file",
+    "transforms",
+    "num_stages_sample",
+    "stage_stride_min",
+    "stage_stride_max",
+    "random_reverse_time_axis",
+)
+
+
 def why_no_data_path(target: Target) -> str | None:
     """Say why the data path of a target cannot be tried, or give None where it can."""
+    if reason := why_not_readable(target):
+        return reason
+    lacking = _options_lacking(target)
+    if not lacking:
+        return None
+    name = configuration_of(target).trainer.data.train.dataset["_target_"]
+    return f"{name} does not take {', '.join(lacking)}, by which clips are asked for here"
+
+
+def why_not_readable(target: Target) -> str | None:
+    """Say why a target's configuration or its annotations cannot be read, or give None where they can.
+
+    None, too, where its dataset cannot be asked for clips: then no loader is tried.
+    """
     try:
-        refused = _refused_layouts(target)
+        refused = {} if _options_lacking(target) else _refused_layouts(target)
     except ConfigurationError as error:
         return str(error)
     if len(refused) < len(LAYOUTS):
@@ -36,6 +62,16 @@ def why_no_data_path(target: Target) -> str | None:
     return (
         f"{loader_name(target)} reads none of the layouts that videos come in here ({reasons}): name another --loader"
     )
+
+
+def _options_lacking(target: Target) -> list[str]:
+    """The options that clips are asked for by and that a target's dataset does not take."""
+    configuration_of(target)  # where it cannot be read, nothing is told
+    try:
+        taken = taken_by(target, **dict.fromkeys(_ASKED_BY))
+    except Exception:  # that there is no such dataset is what a finding is about
+        return []
+    return [option for option in _ASKED_BY if option not in taken]
 
 
 @contextmanager
@@ -64,8 +100,8 @@ def _dataset(target: Target, spec: VideoSpec, layout: str) -> Any:
         videos.folder,
         videos.folder / layout,
         num_stages_sample=2,
-        load_segmentation=True,
         transforms=plain_transforms(SIZE[1]),
+        **taken_by(target, load_segmentation=True),
     )
     return instantiate(config.trainer.data.train.dataset)
 

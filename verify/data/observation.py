@@ -15,11 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from fixtures.synthetic.videos import IMAGE_ANNOTATIONS, SIZE, Videos, image_annotations, video_annotations, write
 from fixtures.trainer import MEAN, STD, plain_transforms, train_on
-from verify.configuration.configured import configuration_of, takes
+from verify.configuration.configured import configuration_of, loads_masks, taken_by, takes
 from verify.configuration.reading import captured_text, layout_of, masks_read, one_line_reason
 from verify.configuration.videos import videos_of
 from verify.data.batch import Arrived, read_batch
 from verify.data.case import Loading
+from verify.data.copying import worker_copy
 from verify.engine.finding import NotCovered
 from verify.target.naming import Target
 
@@ -48,12 +49,13 @@ def dataset_config(target: Target, case: Loading, size: int = _SIZE) -> DictConf
     config = copy.deepcopy(configuration_of(target))
     videos = _videos(target, case)
     dataset = config.trainer.data.train.dataset
+    masks = case.masks or (case.own_transforms and loads_masks(target))  # which its transforms may need
     options: dict[str, Any] = {
         "num_stages_sample": case.stages,
         "stage_stride_min": case.stride_min,
         "stage_stride_max": case.stride_max,
         "random_reverse_time_axis": case.reverse,
-        "load_segmentation": case.masks,
+        **taken_by(target, load_segmentation=masks),
         "transforms": _adapted(OmegaConf.to_container(dataset.transforms, resolve=True), "", case)
         if case.own_transforms
         else plain_transforms(size),
@@ -64,9 +66,8 @@ def dataset_config(target: Target, case: Loading, size: int = _SIZE) -> DictConf
         options["is_tiling_single_image"] = True
     train_on(config, videos.folder, _annotations(target, case), **options)
     data = config.trainer.data.train
-    data.num_workers = 0
     if "with_seg_masks" in data.collate_fn:
-        data.collate_fn.with_seg_masks = case.masks
+        data.collate_fn.with_seg_masks = masks
     return data
 
 
@@ -216,6 +217,19 @@ def clips_of(target: Target, case: Loading, together: bool = False) -> tuple[Arr
             raise NoClip(one_line_reason(error, written.getvalue())) from error
 
 
+#: How clips are loaded in this process alone, where a part of the configuration that loads them has such options.
+_ALONE = {"shuffle": False, "num_workers": 0, "enable_distributed_sampler": False}
+
+
+def _dataset_of(data: Any, epoch: int) -> Any:
+    """The dataset of the loader that sam3's Trainer would be given for an epoch."""
+    loader = data.get_loader(epoch)
+    dataset = getattr(loader, "dataset", getattr(data, "dataset", None))
+    if dataset is None:
+        raise NotCovered(f"neither {type(data).__name__} nor its loader says which dataset it loads")
+    return dataset
+
+
 def epochs_of(target: Target, case: Loading, epochs: int) -> tuple[tuple[Arrived, ...], ...]:
     """Load every clip in each of several epochs as workers of a data loader do: from a copy of the dataset.
 
@@ -226,15 +240,14 @@ def epochs_of(target: Target, case: Loading, epochs: int) -> tuple[tuple[Arrived
     with captured_text() as written:
         try:
             config = dataset_config(target, case, size=SIZE[1])  # enough to tell frames apart
-            config.shuffle = False
-            if takes(config["_target_"], "enable_distributed_sampler"):
-                config.enable_distributed_sampler = False
+            for option, value in _ALONE.items():
+                if takes(config["_target_"], option):
+                    config[option] = value
             data = instantiate(config)
-            path, seen = _set_up(config, data.dataset), []
-            for epoch in range(epochs):
-                data.get_loader(epoch)
-                seen.append(replace(path, dataset=copy.deepcopy(path.dataset)).clips())
-            return tuple(seen)
+            path = _set_up(config, _dataset_of(data, 0))
+            return tuple(
+                replace(path, dataset=worker_copy(_dataset_of(data, epoch))).clips() for epoch in range(epochs)
+            )
         except NotCovered:
             raise
         except Exception as error:
