@@ -106,7 +106,7 @@ def test_how_far_adapters_get_is_not_known(launchers: Launchers) -> None:
 
 def test_posted_gets_no_clip(launchers: Launchers) -> None:
     finding = assert_caught(judge(Target("posted"), "test_trainer_runs", launchers), r"\(Not enough stages to sample\)")
-    message = "which makes datapoints of 1 frame where 4 are asked for: RuntimeError: Failed 100 times"
+    message = "which makes datapoints of 1 frame where 3 are asked for: RuntimeError: Failed 100 times"
     assert message in finding.message
 
 
