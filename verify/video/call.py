@@ -141,10 +141,11 @@ def _is_number(key: Any) -> bool:
 def _is_of_a_frame(entry: Any) -> bool:
     """Whether an entry holds detections, and not again entries by their numbers; a tuple's need not go by names."""
     contents = _contents(entry, "", set())
-    if isinstance(entry, Mapping):
-        named = not any(map(_is_number, entry)) and any(name == "pred_boxes" for name, _ in contents)
-        return "pred_boxes" in entry or named
-    return any(isinstance(value, torch.Tensor) for _, value in contents)
+    if not isinstance(entry, Mapping):
+        return any(isinstance(value, torch.Tensor) for _, value in contents)
+    if "pred_boxes" in entry:
+        return True
+    return not any(map(_is_number, entry)) and any(name == "pred_boxes" for name, _ in contents)
 
 
 def frames_kept(target: Target, kept: Mapping[Any, Any], of: int) -> frozenset[int] | None:
