@@ -320,7 +320,6 @@ def visits_twice(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Sc
 
 @st.composite
 def scans_asking_late(draw: st.DrawFn, target: Target, world_sizes: WorldSizes) -> Scan:
-    """Draw scans that ask for features and NMS from a later call on."""
-    wanted = st.none() if why_no_nms(target) else suppressions()
-    case = draw(scans_with_everything(target, world_sizes, min_frames=2, max_frames=12, suppression=wanted))
+    """Draw scans that ask for features, and perhaps for NMS, from a later call on."""
+    case = draw(scans_with_everything(target, world_sizes, min_frames=2, max_frames=12))
     return replace(case, asking_from=draw(st.integers(1, max(1, len(case.calls()) - 1))))
