@@ -14,7 +14,7 @@ import torch
 from torchvision.ops import box_convert
 
 from verify.clips.stages import Outputs
-from verify.training.matched import Matched, matched_in
+from verify.training.matched import Matched, matched_in, name_in_last_step
 
 #: How far beside its target a box is put, in centre and size, in parts of the target's size.
 BESIDE = 0.04
@@ -39,10 +39,14 @@ def _by_name(boxes: torch.Tensor) -> dict[str, torch.Tensor]:
     return {_PREDICTED: boxes, _PREDICTED_CORNERS: box_convert(boxes, "cxcywh", "xyxy")}
 
 
-def _targets(expected: Any) -> torch.Tensor | None:
-    """The boxes [n, 4] that a frame expects, by centre and size; None where it does not tell them."""
+def _pairs(step: Mapping[str, Any], expected: Any) -> tuple[Matched, torch.Tensor] | None:
+    """What a forward has matched, and the target boxes [pairs, 4]; None where one of them is not told."""
     boxes = getattr(expected, _TARGET, None)
-    return boxes.view(-1, 4).cpu() if isinstance(boxes, torch.Tensor) else None
+    if not isinstance(boxes, torch.Tensor):
+        return None
+    boxes = boxes.view(-1, 4).cpu()
+    pairs = matched_in(step, len(boxes))
+    return None if pairs is None else (pairs, boxes[pairs.target])
 
 
 def beside_targets(steps: Sequence[Sequence[Any]], targets: Sequence[Any], side: int) -> list[list[Any]] | None:
@@ -50,12 +54,11 @@ def beside_targets(steps: Sequence[Sequence[Any]], targets: Sequence[Any], side:
     told, moved = False, []
     for of_frame, expected in zip(steps, targets, strict=True):
         *before, last = of_frame
-        boxes = _targets(expected)
-        pairs = None if boxes is None else matched_in(last, len(boxes))
-        if boxes is not None and pairs is not None and len(pairs):
+        found = _pairs(last, expected)
+        if found is not None and len(found[0]):
             told = True
-            own = boxes[pairs.target]
-            last = _with_boxes(last, pairs, own + side * BESIDE * own[:, 2:].repeat(1, 2))
+            pairs, boxes = found
+            last = _with_boxes(last, pairs, boxes + side * BESIDE * boxes[:, 2:].repeat(1, 2))
         moved.append([*before, last])
     return moved if told else None
 
@@ -79,14 +82,13 @@ def not_drawn(
     found: list[NotDrawn] = []
     drawn = False
     for frame, (of_frame, expected, of_outputs) in enumerate(zip(steps, targets, gradients, strict=True)):
-        boxes = _targets(expected)
-        pairs = None if boxes is None else matched_in(of_frame[-1], len(boxes))
-        if boxes is None or pairs is None:
+        told = _pairs(of_frame[-1], expected)
+        if told is None:
             continue
+        pairs, boxes = told
         slope = torch.zeros(len(pairs), dtype=torch.float64)
-        last = f"step {len(of_frame) - 1}." if len(of_frame) > 1 else ""
-        for name, values in _by_name(boxes[pairs.target]).items():
-            gradient = of_outputs.get(last + name)
+        for name, values in _by_name(boxes).items():
+            gradient = of_outputs.get(name_in_last_step(of_frame, name))
             if gradient is not None:
                 at, way = (pairs.query, pairs.place), values - of_frame[-1][name][pairs.query, pairs.place].cpu()
                 slope += (gradient[at].double().cpu() * way.double()).sum(dim=-1)

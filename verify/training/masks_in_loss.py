@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from verify.clips.stages import Outputs
-from verify.training.matched import Matched, matched_in
+from verify.training.matched import Matched, matched_in, name_in_last_step
 
 _PREDICTED, _TARGET = "pred_masks", "segments"
 
@@ -67,7 +67,7 @@ def drawn_to_others(
     found: list[OfAnother] = []
     for frame, (of_frame, expected, of_outputs) in enumerate(zip(steps, targets, gradients, strict=True)):
         pairs = _pairs(of_frame[-1], expected)
-        gradient = of_outputs.get((f"step {len(of_frame) - 1}." if len(of_frame) > 1 else "") + _PREDICTED)
+        gradient = of_outputs.get(name_in_last_step(of_frame, _PREDICTED))
         if pairs is None or gradient is None:
             continue
         height, width = gradient.shape[-2:]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,11 @@ def matched_in(step: Mapping[str, Any], targets: int) -> Matched | None:
     if any(len(part) and int(part.max()) >= bound for part, bound in bounds):
         return None
     return Matched(query.cpu(), place.cpu(), numbers)
+
+
+def name_in_last_step(steps: Sequence[Any], output: str) -> str:
+    """What an output of a frame's last step is called among the gradients of all its ``steps``."""
+    return output if len(steps) == 1 else f"step {len(steps) - 1}.{output}"
 
 
 def in_another_order(step: Mapping[str, Any]) -> dict[str, Any]:
